@@ -1,0 +1,21 @@
+"""PANet (Liu et al., "Path Aggregation Network for Instance Segmentation", CVPR 2018) for detectron2.
+
+Importing the package registers its backbones, heads and datasets with detectron2.
+"""
+
+try:
+    import detectron2  # noqa: F401
+except ModuleNotFoundError as error:
+    if error.name != "detectron2":
+        raise
+    raise ModuleNotFoundError(
+        "panet needs detectron2, which is not installed: run `make install` in panet's clone, or "
+        "install it from https://github.com/facebookresearch/detectron2.",
+        name="detectron2",
+    ) from None
+
+from . import data, modeling
+from .config import add_panet_config
+
+__version__ = "0.1.0"
+__all__ = ["add_panet_config", "data", "modeling"]

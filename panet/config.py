@@ -1,0 +1,35 @@
+"""The configuration keys that this project adds to detectron2's."""
+
+from detectron2.config import CfgNode
+
+
+def add_panet_config(cfg: CfgNode) -> None:
+    """Add this project's keys to ``cfg``, in place.
+
+    The bottom-up path is switched with ``MODEL.BACKBONE.NAME``: "build_resnet_pafpn_backbone" has
+    it, detectron2's "build_resnet_fpn_backbone" does not. The other components are switched below.
+    """
+    # Normalization of the bottom-up path: "", "GN", "SyncBN", "naiveSyncBN", "BN", ...
+    cfg.MODEL.PAFPN = CfgNode()
+    cfg.MODEL.PAFPN.NORM = ""
+
+    # Adaptive feature pooling, for the box and the mask head.
+    cfg.MODEL.ADAPTIVE_POOLING = CfgNode()
+    # True: every RoI from all levels; False: from the one that FPN assigns it to.
+    cfg.MODEL.ADAPTIVE_POOLING.ENABLED = True
+    # Fusion of the levels: "max" or "sum".
+    cfg.MODEL.ADAPTIVE_POOLING.FUSION = "max"
+    # Where the levels are fused: "after" the first parameter layer, or "before" it.
+    cfg.MODEL.ADAPTIVE_POOLING.POSITION = "after"
+
+    # Fully-connected fusion in the mask head.
+    cfg.MODEL.FC_FUSION = CfgNode()
+    # The convolution that the branch reads: "conv2", "conv3", "conv4"; "none" for no branch.
+    cfg.MODEL.FC_FUSION.SOURCE = "conv3"
+    # How its logits meet those of the convolutional branch: "sum", "product" or "max".
+    cfg.MODEL.FC_FUSION.COMBINATION = "sum"
+
+    # "SGD", as in detectron2, or "AdamW".
+    cfg.SOLVER.OPTIMIZER = "SGD"
+    # What SOLVER.AMP.ENABLED computes in: "float16", on CUDA only, or "bfloat16".
+    cfg.SOLVER.AMP.DTYPE = "float16"

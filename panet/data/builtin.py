@@ -1,0 +1,39 @@
+"""Registration of the datasets that come with this project."""
+
+import os
+from pathlib import Path
+from typing import Any
+
+from detectron2.data import DatasetCatalog, MetadataCatalog
+from detectron2.data.datasets import load_coco_json
+
+from . import shapes
+
+
+def register_shapes(root: Path) -> None:
+    """Register "shapes_train" and "shapes_val", to be drawn under ``root`` when first used."""
+    for split in shapes.SPLITS:
+        name = f"shapes_{split.name}"
+        image_root = root / "shapes" / split.name
+        json_file = root / "shapes" / "annotations" / f"instances_{split.name}.json"
+
+        def load(
+            split: shapes.Split = split,
+            image_root: Path = image_root,
+            json_file: Path = json_file,
+            name: str = name,
+        ) -> list[dict[str, Any]]:
+            shapes.write_split(split, image_root, json_file)
+            return load_coco_json(str(json_file), str(image_root), name)
+
+        DatasetCatalog.register(name, load)
+        MetadataCatalog.get(name).set(
+            json_file=str(json_file),
+            image_root=str(image_root),
+            evaluator_type="coco",
+            thing_classes=list(shapes.CATEGORIES),
+        )
+
+
+# Where detectron2 looks for its own builtin datasets.
+register_shapes(Path(os.path.expanduser(os.getenv("DETECTRON2_DATASETS", "datasets"))))

@@ -1,0 +1,138 @@
+"""The training data loader: what iteration k reads depends on the seed and on k alone.
+
+A run that was stopped and resumed therefore sees the images, and the augmentations, that an
+undisturbed run would have seen.
+"""
+
+from collections.abc import Iterator, Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
+from detectron2.config import CfgNode
+from detectron2.data import DatasetFromList, MapDataset
+from detectron2.data.build import (
+    _train_loader_from_config,
+    trivial_batch_collator,
+    worker_init_reset_seed,
+)
+from detectron2.utils import comm
+from detectron2.utils.env import seed_all_rng
+from torch.utils.data import DataLoader, Dataset, Sampler
+
+
+class Draw(NamedTuple):
+    """One image to read: its index in the dataset and its position in the training sequence."""
+
+    index: int
+    position: int
+
+
+def derive_seed(*parts: int) -> int:
+    """A 32-bit seed from several numbers, e.g. a run's seed, a process and an iteration."""
+    return int(np.random.SeedSequence(parts).generate_state(1)[0])
+
+
+class TrainBatchSampler(Sampler[list[Draw]]):
+    """Endless batches of a sampler's indices, each from a single group of images.
+
+    Equal to :class:`detectron2.data.common.AspectRatioGroupedDataset`, but on indices instead of
+    loaded images, so that batches can be skipped without reading them.
+    """
+
+    def __init__(
+        self,
+        indices: Sampler[int],
+        batch_size: int,
+        groups: Sequence[int] | None = None,
+        first_batch: int = 0,
+    ) -> None:
+        """
+        Args:
+            indices: an endless stream of indices, the same one at every iteration over it.
+            batch_size: images in a batch of this process.
+            groups: for each image of the dataset, the group it belongs to; None to mix all.
+            first_batch: how many batches to leave out at the start.
+        """
+        self.indices = indices
+        self.batch_size = batch_size
+        self.groups = groups
+        self.first_batch = first_batch
+
+    def __iter__(self) -> Iterator[list[Draw]]:
+        pending: dict[int, list[Draw]] = {}
+        batches = 0
+        for position, index in enumerate(self.indices):
+            group = self.groups[index] if self.groups is not None else 0
+            batch = pending.setdefault(group, [])
+            batch.append(Draw(index, position))
+            if len(batch) == self.batch_size:
+                del pending[group]
+                batches += 1
+                if batches > self.first_batch:
+                    yield batch
+
+
+class SeededMapDataset(Dataset[Any]):
+    """A mapped dataset whose random augmentation depends only on the seed and the position."""
+
+    def __init__(self, dataset: MapDataset, seed: int) -> None:
+        """
+        Args:
+            dataset: takes an index, returns what the model reads.
+            seed: a different one for each process.
+        """
+        self.dataset = dataset
+        self.seed = seed
+
+    def __len__(self) -> int:
+        return len(self.dataset)
+
+    def __getitem__(self, draw: Draw) -> Any:
+        seed_all_rng(derive_seed(self.seed, draw.position))
+        return self.dataset[draw.index]
+
+
+def build_train_loader(cfg: CfgNode, seed: int, first_iteration: int = 0) -> DataLoader[Any]:
+    """The loader that ``cfg`` asks for, from the batch of ``first_iteration`` on.
+
+    Args:
+        cfg: keys ``DATASETS``, ``DATALOADER``, ``INPUT`` and ``SOLVER.IMS_PER_BATCH``.
+        seed: decides the order of images and their augmentation; the same on all processes.
+        first_iteration: number of batches to leave out, without reading them.
+
+    Returns:
+        An endless iterable over lists of dicts in detectron2's input format, of
+        ``IMS_PER_BATCH`` divided by the number of processes each.
+
+    Raises:
+        ValueError: if ``IMS_PER_BATCH`` cannot be divided among the processes.
+    """
+    world_size = comm.get_world_size()
+    if cfg.SOLVER.IMS_PER_BATCH % world_size != 0:
+        raise ValueError(
+            f"SOLVER.IMS_PER_BATCH is {cfg.SOLVER.IMS_PER_BATCH}; it must be a multiple of the "
+            f"{world_size} processes that share it."
+        )
+    cfg = cfg.clone()
+    cfg.defrost()
+    # detectron2's samplers take their seed from this key or, in older versions, from numpy.
+    cfg.SEED = seed
+    seed_all_rng(seed)
+    parts = _train_loader_from_config(cfg)
+    records = parts["dataset"]
+    groups = None
+    if parts["aspect_ratio_grouping"]:
+        groups = [int(record["width"] > record["height"]) for record in records]
+    mapped = MapDataset(DatasetFromList(records, copy=False), parts["mapper"])
+    return DataLoader(
+        SeededMapDataset(mapped, derive_seed(seed, comm.get_rank())),
+        batch_sampler=TrainBatchSampler(
+            parts["sampler"],
+            cfg.SOLVER.IMS_PER_BATCH // world_size,
+            groups,
+            first_iteration,
+        ),
+        num_workers=parts["num_workers"],
+        collate_fn=trivial_batch_collator,
+        worker_init_fn=worker_init_reset_seed,
+    )

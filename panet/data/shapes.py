@@ -1,0 +1,263 @@
+"""The embedded dataset: textured, overlapping shapes over clutter, drawn by the project itself.
+
+Colour and texture say nothing about the kind of a shape, and every kind is turned and stretched,
+so that only its outline tells. Sizes go from 8 to 200 pixels, small ones being more frequent.
+"""
+
+import json
+import shutil
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import cv2
+import numpy as np
+import numpy.typing as npt
+from iopath.common.file_io import file_lock
+from pycocotools import mask as rle
+
+Image = npt.NDArray[np.uint8]
+Mask = npt.NDArray[np.bool_]
+Points = npt.NDArray[np.float64]
+Canvas = npt.NDArray[np.float32]
+
+IMAGE_SIZE = 256
+"""Height and width of every image, in pixels."""
+MIN_EXTENT, MAX_EXTENT = 8, 200
+MIN_VISIBLE_FRACTION = 0.4
+MIN_VISIBLE_PIXELS = 20
+
+
+@dataclass(frozen=True)
+class Split:
+    """One part of the dataset: its name, number of images and seed."""
+
+    name: str
+    num_images: int
+    seed: int
+
+
+SPLITS = (Split("train", 2000, seed=1), Split("val", 250, seed=2))
+
+
+def _circle(radius: float) -> Points:
+    angle = np.linspace(0, 2 * np.pi, 48, endpoint=False)
+    return radius * np.stack([np.cos(angle), np.sin(angle)], axis=1)
+
+
+def _regular_polygon(sides: int) -> Points:
+    angle = 2 * np.pi * np.arange(sides) / sides
+    return np.stack([np.cos(angle), np.sin(angle)], axis=1)
+
+
+def _star() -> Points:
+    radius = np.where(np.arange(10) % 2 == 0, 1.0, 0.45)[:, None]
+    return radius * _regular_polygon(10)
+
+
+def _cross() -> Points:
+    arm, width = 1.0, 0.33
+    quarter = np.array([[width, width], [width, arm], [-width, arm]])
+    turns = [np.linalg.matrix_power(np.array([[0.0, -1.0], [1.0, 0.0]]), k) for k in range(4)]
+    return np.concatenate([quarter @ turn.T for turn in turns])
+
+
+OUTLINES: dict[str, list[Points]] = {
+    "disk": [_circle(1.0)],
+    "ring": [_circle(1.0), _circle(0.55)],
+    "square": [_regular_polygon(4)],
+    "triangle": [_regular_polygon(3)],
+    "star": [_star()],
+    "cross": [_cross()],
+}
+"""Each kind's contours within the unit circle; a second contour is a hole."""
+
+CATEGORIES = tuple(OUTLINES)
+
+
+def draw_image(seed: int, index: int) -> tuple[Image, list[int], list[Mask]]:
+    """Draw one image of the dataset.
+
+    Args:
+        seed: seed of the split.
+        index: number of the image in it.
+
+    Returns:
+        The image, (256, 256, 3) BGR; for each object, from back to front, the index of its kind
+        in :data:`CATEGORIES` and the visible part of its mask, (256, 256).
+    """
+    rng = np.random.default_rng((seed, index))
+    image = _background(rng)
+    kinds: list[int] = []
+    full_areas: list[int] = []
+    visible: list[Mask] = []
+    wanted = rng.integers(3, 9)
+    for _ in range(3 * wanted):
+        if len(kinds) == wanted:
+            break
+        kind = int(rng.integers(len(CATEGORIES)))
+        mask = _place(rng, OUTLINES[CATEGORIES[kind]])
+        remaining = [old & ~mask for old in visible]
+        areas = [*full_areas, int(mask.sum())]
+        if any(
+            part.sum() < max(MIN_VISIBLE_PIXELS, MIN_VISIBLE_FRACTION * area)
+            for part, area in zip([*remaining, mask], areas)
+        ):
+            continue
+        _paint(rng, image, mask)
+        kinds.append(kind)
+        full_areas = areas
+        visible = [*remaining, mask]
+    noise = rng.uniform(2.0, 10.0) * rng.standard_normal(image.shape, dtype=np.float32)
+    return np.clip(image + noise, 0, 255).astype(np.uint8), kinds, visible
+
+
+def _place(rng: np.random.Generator, outline: list[Points]) -> Mask:
+    """The mask of a shape of random size, aspect, rotation and position, cut at the border."""
+    extent = rng.uniform(MIN_EXTENT**0.5, MAX_EXTENT**0.5) ** 2
+    stretch = np.exp(rng.uniform(-0.25, 0.25))
+    angle = rng.uniform(0, 2 * np.pi)
+    rotation = np.array([[np.cos(angle), -np.sin(angle)], [np.sin(angle), np.cos(angle)]])
+    spin = rng.uniform(0, 2 * np.pi)
+    inner = np.array([[np.cos(spin), -np.sin(spin)], [np.sin(spin), np.cos(spin)]])
+    linear = extent / 2 * rotation @ np.diag([stretch, 1 / stretch]) @ inner
+    margin = extent / 4
+    center = rng.uniform(margin, IMAGE_SIZE - margin, size=2)
+    # OpenCV takes fixed-point coordinates with this many fractional bits.
+    bits = 4
+    contours = [np.round((points @ linear.T + center) * 2**bits).astype(np.int32) for points in outline]
+    mask = np.zeros((IMAGE_SIZE, IMAGE_SIZE), np.uint8)
+    cv2.fillPoly(mask, contours, 1, shift=bits)
+    return mask.astype(bool)
+
+
+def _background(rng: np.random.Generator) -> Canvas:
+    """A gradient with cloudy texture, and strokes and patches that are no shape of the dataset."""
+    coarse = rng.uniform(30, 225, size=(2, 2, 3)).astype(np.float32)
+    image = cv2.resize(coarse, (IMAGE_SIZE, IMAGE_SIZE))
+    cells = int(rng.integers(4, 33))
+    clouds = rng.normal(0, rng.uniform(4, 28), size=(cells, cells, 3)).astype(np.float32)
+    image += cv2.resize(clouds, (IMAGE_SIZE, IMAGE_SIZE), interpolation=cv2.INTER_CUBIC)
+    for _ in range(rng.integers(6, 25)):
+        start = rng.uniform(0, IMAGE_SIZE, size=2)
+        steps = rng.normal(0, rng.uniform(4, 40), size=(rng.integers(2, 6), 2))
+        path = np.concatenate([start[None], start + np.cumsum(steps, axis=0)])
+        thickness = int(rng.integers(1, 6))
+        cv2.polylines(
+            image, [path.astype(np.int32)], False, rng.uniform(0, 255, 3).tolist(), thickness
+        )
+    return image
+
+
+def _paint(rng: np.random.Generator, image: Canvas, mask: Mask) -> None:
+    """Fill the mask with a texture of two colours, the first unlike what lies under the mask."""
+    under = image[mask].mean(axis=0)
+    color = rng.uniform(0, 255, 3)
+    while np.abs(color - under).max() < 60:
+        color = rng.uniform(0, 255, 3)
+    other = np.clip(color + rng.uniform(-70, 70, 3), 0, 255)
+    share = TEXTURES[rng.integers(len(TEXTURES))](rng)[mask][:, None]
+    image[mask] = color * (1 - share) + other * share
+
+
+def _coordinates(rng: np.random.Generator) -> tuple[Canvas, Canvas]:
+    """Two perpendicular axes at a random angle, in pixels, each (256, 256)."""
+    y, x = np.mgrid[:IMAGE_SIZE, :IMAGE_SIZE].astype(np.float32)
+    angle = np.float32(rng.uniform(0, np.pi))
+    return x * np.cos(angle) + y * np.sin(angle), y * np.cos(angle) - x * np.sin(angle)
+
+
+def _wave(coordinate: Canvas, period: float) -> Canvas:
+    return np.sin(coordinate * np.float32(2 * np.pi / period))
+
+
+def _plain(rng: np.random.Generator) -> Canvas:
+    return np.zeros((IMAGE_SIZE, IMAGE_SIZE), np.float32)
+
+
+def _stripes(rng: np.random.Generator) -> Canvas:
+    along, _ = _coordinates(rng)
+    return (_wave(along, rng.uniform(5, 24)) > 0).astype(np.float32)
+
+
+def _checks(rng: np.random.Generator) -> Canvas:
+    along, across = _coordinates(rng)
+    period = rng.uniform(6, 30)
+    return (_wave(along, period) * _wave(across, period) > 0).astype(np.float32)
+
+
+def _gradient(rng: np.random.Generator) -> Canvas:
+    along, _ = _coordinates(rng)
+    return 0.5 + 0.5 * _wave(along, rng.uniform(100, 400))
+
+
+def _mottle(rng: np.random.Generator) -> Canvas:
+    cells = int(rng.integers(16, 97))
+    return cv2.resize(rng.random((cells, cells), np.float32), (IMAGE_SIZE, IMAGE_SIZE))
+
+
+TEXTURES: tuple[Callable[[np.random.Generator], Canvas], ...] = (
+    _plain,
+    _stripes,
+    _checks,
+    _gradient,
+    _mottle,
+)
+
+
+def _annotations(index: int, kinds: list[int], masks: list[Mask]) -> list[dict[str, Any]]:
+    annotations = []
+    for kind, mask in zip(kinds, masks):
+        encoded = rle.encode(np.asfortranarray(mask, dtype=np.uint8))
+        annotations.append(
+            {
+                "image_id": index + 1,
+                "category_id": kind + 1,
+                "segmentation": {"size": encoded["size"], "counts": encoded["counts"].decode()},
+                "area": int(rle.area(encoded)),
+                "bbox": rle.toBbox(encoded).tolist(),
+                "iscrowd": 0,
+            }
+        )
+    return annotations
+
+
+def write_split(split: Split, image_root: Path, json_file: Path) -> None:
+    """Draw one split into ``image_root`` and describe it in COCO's format in ``json_file``.
+
+    Nothing is done if ``json_file`` exists. It is written last, under a temporary name that is
+    then changed, so that an interrupted run leaves no half of a dataset behind.
+    """
+    json_file.parent.mkdir(parents=True, exist_ok=True)
+    with file_lock(str(json_file)):
+        if json_file.exists():
+            return
+        shutil.rmtree(image_root, ignore_errors=True)
+        image_root.mkdir(parents=True)
+
+        def draw(index: int) -> tuple[dict[str, Any], list[dict[str, Any]]]:
+            image, kinds, masks = draw_image(split.seed, index)
+            file_name = f"{index + 1:06d}.jpg"
+            cv2.imwrite(str(image_root / file_name), image, [cv2.IMWRITE_JPEG_QUALITY, 92])
+            record = {
+                "id": index + 1,
+                "file_name": file_name,
+                "height": IMAGE_SIZE,
+                "width": IMAGE_SIZE,
+            }
+            return record, _annotations(index, kinds, masks)
+
+        with ThreadPoolExecutor() as pool:
+            drawn = list(pool.map(draw, range(split.num_images)))
+        annotations = [annotation for _, per_image in drawn for annotation in per_image]
+        content = {
+            "info": {"description": f"panet shapes, {split.name}, seed {split.seed}"},
+            "images": [record for record, _ in drawn],
+            "annotations": [{"id": i + 1, **annotation} for i, annotation in enumerate(annotations)],
+            "categories": [{"id": i + 1, "name": name} for i, name in enumerate(CATEGORIES)],
+        }
+        partial = json_file.with_suffix(".partial")
+        partial.write_text(json.dumps(content))
+        partial.rename(json_file)

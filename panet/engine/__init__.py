@@ -1,0 +1,5 @@
+"""Training and its surroundings."""
+
+from .trainer import PANetTrainer
+
+__all__ = ["PANetTrainer"]

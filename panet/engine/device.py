@@ -1,0 +1,32 @@
+"""Running a configuration on what the machine has."""
+
+import logging
+
+import torch
+from detectron2.config import CfgNode
+
+logger = logging.getLogger(__name__)
+
+
+def fall_back_to_cpu(cfg: CfgNode) -> None:
+    """Set ``MODEL.DEVICE`` to "cpu", with a warning, if it asks for CUDA and there is none."""
+    if torch.device(cfg.MODEL.DEVICE).type == "cuda" and not torch.cuda.is_available():
+        logger.warning("CUDA is not available: MODEL.DEVICE %s becomes cpu.", cfg.MODEL.DEVICE)
+        cfg.MODEL.DEVICE = "cpu"
+
+
+def replace_cuda_only_norms(cfg: CfgNode) -> None:
+    """Replace "SyncBN", which needs CUDA to synchronize, by "naiveSyncBN" throughout ``cfg``.
+
+    The two have the same parameters, so checkpoints go both ways.
+    """
+    for key, value in cfg.items():
+        if isinstance(value, CfgNode):
+            replace_cuda_only_norms(value)
+        elif key == "NORM" and value == "SyncBN":
+            cfg[key] = "naiveSyncBN"
+
+
+def limit_cpu_threads(processes: int) -> None:
+    """Share the machine's cores among ``processes`` processes that compute on the CPU."""
+    torch.set_num_threads(max(1, torch.get_num_threads() // processes))

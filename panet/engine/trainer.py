@@ -1,0 +1,130 @@
+"""The trainer: detectron2's, on the CPU as well as on GPUs, with exact resuming."""
+
+import logging
+import os
+import sys
+import weakref
+from typing import Any
+
+import torch
+from detectron2.checkpoint import DetectionCheckpointer
+from detectron2.config import CfgNode
+from detectron2.data import MetadataCatalog
+from detectron2.engine import (
+    AMPTrainer,
+    DefaultTrainer,
+    HookBase,
+    SimpleTrainer,
+    TrainerBase,
+    create_ddp_model,
+)
+from detectron2.evaluation import DatasetEvaluator
+from detectron2.modeling import GeneralizedRCNNWithTTA
+from detectron2.utils import comm
+from torch import nn
+from torch.utils.data import DataLoader
+
+from panet.data.loader import build_train_loader
+from panet.evaluation import build_evaluator
+from panet.modeling.choices import check_choice
+
+from .amp import BFloat16Trainer
+from .device import replace_cuda_only_norms
+from .hooks import ProgressBar, SeedIteration
+from .optimizer import build_optimizer
+
+logger = logging.getLogger(__name__)
+
+
+class PANetTrainer(DefaultTrainer):
+    """detectron2's ``DefaultTrainer`` with what it lacks.
+
+    - It runs on the CPU, in one process or several (gloo), and in bfloat16.
+    - A resumed run reads the data and draws the random numbers of an undisturbed one.
+    - It chooses the evaluator from the dataset, and evaluates with test-time augmentation if
+      ``TEST.AUG.ENABLED``.
+    """
+
+    def __init__(self, cfg: CfgNode) -> None:
+        # DefaultTrainer's own would wrap the model for CUDA, and would read the dataset before
+        # it is known from which iteration on it is needed.
+        TrainerBase.__init__(self)
+        cfg = DefaultTrainer.auto_scale_workers(cfg, comm.get_world_size())
+        model = self.build_model(cfg)
+        optimizer = self.build_optimizer(cfg, model)
+        on_cpu = torch.device(cfg.MODEL.DEVICE).type == "cpu"
+        # device_ids are those of GPUs; None for a model on the CPU.
+        device_ids = {"device_ids": None} if on_cpu else {}
+        model = create_ddp_model(model, broadcast_buffers=False, **device_ids)
+        self._trainer = _step_runner(cfg)(model, None, optimizer)
+        self.scheduler = self.build_lr_scheduler(cfg, optimizer)
+        self.checkpointer = DetectionCheckpointer(
+            model, cfg.OUTPUT_DIR, trainer=weakref.proxy(self)
+        )
+        self.max_iter = cfg.SOLVER.MAX_ITER
+        self.cfg = cfg
+        seed = cfg.SEED if cfg.SEED >= 0 else comm.shared_random_seed()
+        self._seed_iteration = SeedIteration(seed)
+        self.register_hooks([self._seed_iteration, *self.build_hooks()])
+
+    def train(self) -> Any:
+        """Train from ``start_iter`` to ``max_iter``.
+
+        Returns:
+            The metrics of the last evaluation, on the main process.
+        """
+        self._trainer.reset_data_loader(
+            lambda: build_train_loader(self.cfg, self._seed_iteration.seed, self.start_iter)
+        )
+        super().train()
+        return getattr(self, "_last_eval_results", None)
+
+    def build_hooks(self) -> list[HookBase]:
+        hooks = super().build_hooks()
+        if comm.is_main_process() and sys.stderr.isatty():
+            hooks.insert(0, ProgressBar())
+        return hooks
+
+    @classmethod
+    def build_model(cls, cfg: CfgNode) -> nn.Module:
+        if comm.get_world_size() > 1 and torch.device(cfg.MODEL.DEVICE).type == "cpu":
+            cfg = cfg.clone()
+            cfg.defrost()
+            replace_cuda_only_norms(cfg)
+        return super().build_model(cfg)
+
+    @classmethod
+    def build_optimizer(cls, cfg: CfgNode, model: nn.Module) -> torch.optim.Optimizer:
+        return build_optimizer(cfg, model)
+
+    @classmethod
+    def build_train_loader(cls, cfg: CfgNode) -> DataLoader[Any]:
+        return build_train_loader(cfg, max(cfg.SEED, 0))
+
+    @classmethod
+    def build_evaluator(cls, cfg: CfgNode, dataset_name: str) -> DatasetEvaluator:
+        return build_evaluator(cfg, dataset_name)
+
+    @classmethod
+    def test(
+        cls,
+        cfg: CfgNode,
+        model: nn.Module,
+        evaluators: list[DatasetEvaluator] | None = None,
+    ) -> dict[str, Any]:
+        """Evaluate ``model`` on ``DATASETS.TEST``, see ``DefaultTrainer.test``."""
+        if cfg.TEST.AUG.ENABLED:
+            model = GeneralizedRCNNWithTTA(cfg, model)
+        return super().test(cfg, model, evaluators)
+
+
+def _step_runner(cfg: CfgNode) -> type[SimpleTrainer]:
+    if not cfg.SOLVER.AMP.ENABLED:
+        return SimpleTrainer
+    check_choice("SOLVER.AMP.DTYPE", cfg.SOLVER.AMP.DTYPE, ("float16", "bfloat16"))
+    if cfg.SOLVER.AMP.DTYPE == "bfloat16":
+        return BFloat16Trainer
+    if torch.device(cfg.MODEL.DEVICE).type == "cpu":
+        logger.warning("float16 training needs CUDA: SOLVER.AMP.DTYPE becomes bfloat16.")
+        return BFloat16Trainer
+    return AMPTrainer

@@ -1,0 +1,47 @@
+"""Choosing the evaluator of a dataset."""
+
+import os
+from collections.abc import Callable
+
+from detectron2.config import CfgNode
+from detectron2.data import MetadataCatalog
+from detectron2.evaluation import COCOEvaluator, DatasetEvaluator, LVISEvaluator
+
+from .cityscapes import build_cityscapes_evaluator
+
+
+def _coco(dataset_name: str, output_dir: str) -> DatasetEvaluator:
+    # The official implementation; detectron2's faster one needs its compiled extension.
+    return COCOEvaluator(dataset_name, output_dir=output_dir, use_fast_impl=False)
+
+
+def _lvis(dataset_name: str, output_dir: str) -> DatasetEvaluator:
+    return LVISEvaluator(dataset_name, output_dir=output_dir)
+
+
+def _cityscapes_instance(dataset_name: str, output_dir: str) -> DatasetEvaluator:
+    return build_cityscapes_evaluator(dataset_name)
+
+
+_EVALUATORS: dict[str, Callable[[str, str], DatasetEvaluator]] = {
+    "coco": _coco,
+    "lvis": _lvis,
+    "cityscapes_instance": _cityscapes_instance,
+}
+
+
+def build_evaluator(cfg: CfgNode, dataset_name: str) -> DatasetEvaluator:
+    """The evaluator for the ``evaluator_type`` in the dataset's metadata.
+
+    Results that it saves go to ``inference`` under ``OUTPUT_DIR``.
+
+    Raises:
+        ValueError: if the dataset has no such type, or one that this project has no evaluator for.
+    """
+    evaluator_type = MetadataCatalog.get(dataset_name).get("evaluator_type")
+    if evaluator_type not in _EVALUATORS:
+        raise ValueError(
+            f"Dataset {dataset_name!r} has the evaluator_type {evaluator_type!r} in its metadata; "
+            f"there are evaluators for {', '.join(map(repr, _EVALUATORS))}."
+        )
+    return _EVALUATORS[evaluator_type](dataset_name, os.path.join(cfg.OUTPUT_DIR, "inference"))

@@ -1,0 +1,140 @@
+"""Bottom-up path augmentation: the pyramid of PANet (section 3.1 of the paper)."""
+
+import math
+from collections.abc import Sequence
+
+from detectron2.config import CfgNode
+from detectron2.layers import Conv2d, ShapeSpec, get_norm
+from detectron2.modeling import BACKBONE_REGISTRY, FPN, Backbone, build_resnet_backbone
+from detectron2.modeling.backbone.fpn import LastLevelMaxPool, LastLevelP6P7
+from fvcore.nn import weight_init
+from torch import Tensor, nn
+
+from .choices import check_choice
+from .norms import check_norm
+
+
+class PAFPN(FPN):
+    """FPN followed by a second, bottom-up path.
+
+    The finest level is passed on as it is, ``N2 = P2``; every coarser one is
+    ``N(i+1) = act(conv3x3(act(conv3x3_stride2(N(i))) + P(i+1)))``, where ``act`` is the
+    normalization, if any, followed by ReLU. Extra levels are computed from these outputs, not
+    from FPN's.
+
+    The outputs keep FPN's names, "p2", "p3", ..., so the class stands in wherever detectron2
+    takes an FPN; parameters that both have share their names too, so FPN's checkpoints load.
+    """
+
+    def __init__(
+        self,
+        bottom_up: Backbone,
+        in_features: Sequence[str],
+        out_channels: int,
+        norm: str = "",
+        top_block: nn.Module | None = None,
+        fuse_type: str = "sum",
+        square_pad: int = 0,
+        path_norm: str = "",
+    ) -> None:
+        """
+        Args:
+            bottom_up, in_features, out_channels, norm, fuse_type, square_pad: see
+                :class:`detectron2.modeling.FPN`.
+            top_block: extra levels beyond the coarsest one, e.g. ``LastLevelMaxPool()``. Its
+                ``in_feature`` must be an output of the path, e.g. "p5".
+            path_norm: normalization of the convolutions of the bottom-up path.
+
+        Raises:
+            ValueError: if a norm is unknown, or if ``top_block`` reads anything but an output.
+        """
+        check_norm("MODEL.FPN.NORM", norm)
+        check_norm("MODEL.PAFPN.NORM", path_norm)
+        # FPN would apply the top block to its own coarsest level.
+        super().__init__(
+            bottom_up, in_features, out_channels, norm, None, fuse_type, square_pad
+        )
+        levels = self._out_features
+        if top_block is not None:
+            check_choice("top_block.in_feature", top_block.in_feature, levels)
+        self.path_top_block = top_block
+        self.path_downsample = nn.ModuleDict(
+            {finer: _path_conv(out_channels, path_norm, stride=2) for finer in levels[:-1]}
+        )
+        self.path_output = nn.ModuleDict(
+            {coarser: _path_conv(out_channels, path_norm, stride=1) for coarser in levels[1:]}
+        )
+
+    def forward(self, x: Tensor) -> dict[str, Tensor]:
+        """
+        Args:
+            x: images, (N, 3, H, W), H and W multiples of ``size_divisibility``.
+
+        Returns:
+            Feature maps from fine to coarse, each (N, out_channels, H / stride, W / stride).
+        """
+        features = super().forward(x)
+        levels = self._out_features
+        for finer, coarser in zip(levels, levels[1:]):
+            lateral = self.path_downsample[finer](features[finer]) + features[coarser]
+            features[coarser] = self.path_output[coarser](lateral)
+        if self.path_top_block is not None:
+            extra = self.path_top_block(features[self.path_top_block.in_feature])
+            features.update(zip(self._extra_levels(), extra))
+        return features
+
+    def output_shape(self) -> dict[str, ShapeSpec]:
+        """Channels and stride of every output, from fine to coarse."""
+        shapes = super().output_shape()
+        channels = shapes[self._out_features[-1]].channels
+        for name, stride in self._extra_levels().items():
+            shapes[name] = ShapeSpec(channels=channels, stride=stride)
+        return shapes
+
+    def _extra_levels(self) -> dict[str, int]:
+        """Names and strides of the top block's outputs."""
+        if self.path_top_block is None:
+            return {}
+        stage = int(math.log2(self._out_feature_strides[self._out_features[-1]]))
+        count = self.path_top_block.num_levels
+        return {f"p{stage + i}": 2 ** (stage + i) for i in range(1, count + 1)}
+
+
+def _path_conv(channels: int, norm: str, stride: int) -> Conv2d:
+    conv = Conv2d(
+        channels,
+        channels,
+        kernel_size=3,
+        stride=stride,
+        padding=1,
+        bias=norm == "",
+        norm=get_norm(norm, channels),
+        activation=nn.ReLU(),
+    )
+    weight_init.c2_xavier_fill(conv)
+    return conv
+
+
+def _build_resnet_pafpn(cfg: CfgNode, input_shape: ShapeSpec, top_block: nn.Module) -> PAFPN:
+    return PAFPN(
+        bottom_up=build_resnet_backbone(cfg, input_shape),
+        in_features=cfg.MODEL.FPN.IN_FEATURES,
+        out_channels=cfg.MODEL.FPN.OUT_CHANNELS,
+        norm=cfg.MODEL.FPN.NORM,
+        top_block=top_block,
+        fuse_type=cfg.MODEL.FPN.FUSE_TYPE,
+        path_norm=cfg.MODEL.PAFPN.NORM,
+    )
+
+
+@BACKBONE_REGISTRY.register()
+def build_resnet_pafpn_backbone(cfg: CfgNode, input_shape: ShapeSpec) -> PAFPN:
+    """A ResNet under the pyramid, with "p6" a stride-2 max-pool of "p5" (the paper's N5)."""
+    return _build_resnet_pafpn(cfg, input_shape, LastLevelMaxPool())
+
+
+@BACKBONE_REGISTRY.register()
+def build_retinanet_resnet_pafpn_backbone(cfg: CfgNode, input_shape: ShapeSpec) -> PAFPN:
+    """A ResNet under the pyramid with RetinaNet's convolutional "p6" and "p7" on top of "p5"."""
+    channels = cfg.MODEL.FPN.OUT_CHANNELS
+    return _build_resnet_pafpn(cfg, input_shape, LastLevelP6P7(channels, channels, "p5"))

@@ -1,0 +1,59 @@
+#!/usr/bin/env python
+"""Train or evaluate PANet. See --help, and the README for examples."""
+
+import argparse
+import logging
+from typing import Any
+
+import torch
+from detectron2.config import CfgNode, get_cfg
+from detectron2.checkpoint import DetectionCheckpointer
+from detectron2.engine import default_argument_parser, default_setup, launch
+from detectron2.evaluation import verify_results
+from detectron2.utils import comm
+
+from panet import add_panet_config
+from panet.engine import PANetTrainer
+from panet.engine.device import fall_back_to_cpu, limit_cpu_threads
+
+
+def setup(args: argparse.Namespace) -> CfgNode:
+    """The configuration from the file and the command line."""
+    cfg = get_cfg()
+    add_panet_config(cfg)
+    cfg.merge_from_file(args.config_file)
+    cfg.merge_from_list(args.opts)
+    fall_back_to_cpu(cfg)
+    cfg.freeze()
+    default_setup(cfg, args)
+    return cfg
+
+
+def main(args: argparse.Namespace) -> Any:
+    cfg = setup(args)
+    if cfg.MODEL.DEVICE == "cpu":
+        limit_cpu_threads(comm.get_local_size())
+    if args.eval_only:
+        model = PANetTrainer.build_model(cfg)
+        DetectionCheckpointer(model, save_dir=cfg.OUTPUT_DIR).resume_or_load(
+            cfg.MODEL.WEIGHTS, resume=args.resume
+        )
+        results = PANetTrainer.test(cfg, model)
+        if comm.is_main_process():
+            verify_results(cfg, results)
+        return results
+    trainer = PANetTrainer(cfg)
+    trainer.resume_or_load(resume=args.resume)
+    return trainer.train()
+
+
+if __name__ == "__main__":
+    arguments = default_argument_parser().parse_args()
+    launch(
+        main,
+        arguments.num_gpus,
+        num_machines=arguments.num_machines,
+        machine_rank=arguments.machine_rank,
+        dist_url=arguments.dist_url,
+        args=(arguments,),
+    )

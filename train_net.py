@@ -2,28 +2,22 @@
 """Train or evaluate PANet. See --help, and the README for examples."""
 
 import argparse
-import logging
 from typing import Any
 
-import torch
-from detectron2.config import CfgNode, get_cfg
 from detectron2.checkpoint import DetectionCheckpointer
+from detectron2.config import CfgNode
 from detectron2.engine import default_argument_parser, default_setup, launch
 from detectron2.evaluation import verify_results
 from detectron2.utils import comm
 
-from panet import add_panet_config
+from panet.config import load_config
+from panet.device import limit_cpu_threads
 from panet.engine import PANetTrainer
-from panet.engine.device import fall_back_to_cpu, limit_cpu_threads
 
 
 def setup(args: argparse.Namespace) -> CfgNode:
     """The configuration from the file and the command line."""
-    cfg = get_cfg()
-    add_panet_config(cfg)
-    cfg.merge_from_file(args.config_file)
-    cfg.merge_from_list(args.opts)
-    fall_back_to_cpu(cfg)
+    cfg = load_config(args.config_file, args.opts)
     cfg.freeze()
     default_setup(cfg, args)
     return cfg

@@ -15,7 +15,8 @@ except ModuleNotFoundError as error:
     ) from None
 
 from . import data, modeling
-from .config import add_panet_config
+from .config import add_panet_config, load_config
+from .version import __version__
 
-__version__ = "0.1.0"
-__all__ = ["add_panet_config", "data", "modeling"]
+
+__all__ = ["__version__", "add_panet_config", "data", "load_config", "modeling"]

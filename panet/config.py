@@ -1,6 +1,10 @@
-"""The configuration keys that this project adds to detectron2's."""
+"""The configuration keys that this project adds to detectron2's, and how to read a file of them."""
 
-from detectron2.config import CfgNode
+from collections.abc import Sequence
+
+from detectron2.config import CfgNode, get_cfg
+
+from .device import fall_back_to_cpu
 
 
 def add_panet_config(cfg: CfgNode) -> None:
@@ -33,3 +37,19 @@ def add_panet_config(cfg: CfgNode) -> None:
     cfg.SOLVER.OPTIMIZER = "SGD"
     # What SOLVER.AMP.ENABLED computes in: "float16", on CUDA only, or "bfloat16".
     cfg.SOLVER.AMP.DTYPE = "float16"
+
+
+def load_config(config_file: str = "", overrides: Sequence[str] = ()) -> CfgNode:
+    """A configuration for this machine: without CUDA, ``MODEL.DEVICE`` becomes "cpu".
+
+    Args:
+        config_file: path of a YAML file; "" for the defaults alone.
+        overrides: keys and values in turn, as on the command line.
+    """
+    cfg = get_cfg()
+    add_panet_config(cfg)
+    if config_file:
+        cfg.merge_from_file(config_file)
+    cfg.merge_from_list(list(overrides))
+    fall_back_to_cpu(cfg)
+    return cfg

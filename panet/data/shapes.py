@@ -57,20 +57,11 @@ def _star() -> Points:
     return radius * _regular_polygon(10)
 
 
-def _cross() -> Points:
-    arm, width = 1.0, 0.33
-    quarter = np.array([[width, width], [width, arm], [-width, arm]])
-    turns = [np.linalg.matrix_power(np.array([[0.0, -1.0], [1.0, 0.0]]), k) for k in range(4)]
-    return np.concatenate([quarter @ turn.T for turn in turns])
-
-
 OUTLINES: dict[str, list[Points]] = {
     "disk": [_circle(1.0)],
-    "ring": [_circle(1.0), _circle(0.55)],
     "square": [_regular_polygon(4)],
     "triangle": [_regular_polygon(3)],
     "star": [_star()],
-    "cross": [_cross()],
 }
 """Each kind's contours within the unit circle; a second contour is a hole."""
 
@@ -138,13 +129,13 @@ def _background(rng: np.random.Generator) -> Canvas:
     coarse = rng.uniform(30, 225, size=(2, 2, 3)).astype(np.float32)
     image = cv2.resize(coarse, (IMAGE_SIZE, IMAGE_SIZE))
     cells = int(rng.integers(4, 33))
-    clouds = rng.normal(0, rng.uniform(4, 28), size=(cells, cells, 3)).astype(np.float32)
+    clouds = rng.normal(0, rng.uniform(2, 20), size=(cells, cells, 3)).astype(np.float32)
     image += cv2.resize(clouds, (IMAGE_SIZE, IMAGE_SIZE), interpolation=cv2.INTER_CUBIC)
-    for _ in range(rng.integers(6, 25)):
+    for _ in range(rng.integers(3, 13)):
         start = rng.uniform(0, IMAGE_SIZE, size=2)
         steps = rng.normal(0, rng.uniform(4, 40), size=(rng.integers(2, 6), 2))
         path = np.concatenate([start[None], start + np.cumsum(steps, axis=0)])
-        thickness = int(rng.integers(1, 6))
+        thickness = int(rng.integers(1, 4))
         cv2.polylines(
             image, [path.astype(np.int32)], False, rng.uniform(0, 255, 3).tolist(), thickness
         )
@@ -155,9 +146,9 @@ def _paint(rng: np.random.Generator, image: Canvas, mask: Mask) -> None:
     """Fill the mask with a texture of two colours, the first unlike what lies under the mask."""
     under = image[mask].mean(axis=0)
     color = rng.uniform(0, 255, 3)
-    while np.abs(color - under).max() < 60:
+    while np.abs(color - under).max() < 80:
         color = rng.uniform(0, 255, 3)
-    other = np.clip(color + rng.uniform(-70, 70, 3), 0, 255)
+    other = np.clip(color + rng.uniform(-60, 60, 3), 0, 255)
     share = TEXTURES[rng.integers(len(TEXTURES))](rng)[mask][:, None]
     image[mask] = color * (1 - share) + other * share
 

@@ -1,5 +1,6 @@
 """Training hooks beside detectron2's."""
 
+import logging
 import sys
 from typing import Any
 
@@ -35,7 +36,10 @@ class SeedIteration(HookBase):
 
 
 class ProgressBar(HookBase):
-    """A bar with the losses and the time left, for people who watch a terminal."""
+    """A bar with the losses and the time left, for people who watch.
+
+    While it is shown, detectron2's lines with the same figures go to the log file only.
+    """
 
     def __init__(self, period: int = 10) -> None:
         """
@@ -45,25 +49,37 @@ class ProgressBar(HookBase):
         self.period = period
 
     def before_train(self) -> None:
+        self._handlers = [
+            handler
+            for handler in logging.getLogger("detectron2").handlers
+            if getattr(handler, "stream", None) in (sys.stdout, sys.stderr)
+        ]
+        for handler in self._handlers:
+            handler.addFilter(_is_not_a_metric)
         self.bar = tqdm(
             total=self.trainer.max_iter,
             initial=self.trainer.start_iter,
             desc="training",
             unit="iter",
-            file=sys.stderr,
             dynamic_ncols=True,
+            mininterval=0.5 if sys.stderr.isatty() else 15.0,
         )
 
     def after_step(self) -> None:
-        self.bar.update()
         if (self.trainer.iter + 1) % self.period == 0:
-            histories = self.trainer.storage.histories()
             losses = {
                 name.removeprefix("loss_"): f"{history.median(self.period):.3f}"
-                for name, history in histories.items()
+                for name, history in self.trainer.storage.histories().items()
                 if "loss" in name
             }
-            self.bar.set_postfix(losses)
+            self.bar.set_postfix(losses, refresh=False)
+        self.bar.update()
 
     def after_train(self) -> None:
         self.bar.close()
+        for handler in self._handlers:
+            handler.removeFilter(_is_not_a_metric)
+
+
+def _is_not_a_metric(record: logging.LogRecord) -> bool:
+    return record.name != "detectron2.utils.events"

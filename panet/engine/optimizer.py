@@ -27,4 +27,5 @@ def build_optimizer(cfg: CfgNode, model: nn.Module) -> torch.optim.Optimizer:
         bias_lr_factor=cfg.SOLVER.BIAS_LR_FACTOR,
         weight_decay_bias=cfg.SOLVER.WEIGHT_DECAY_BIAS,
     )
-    return maybe_add_gradient_clipping(cfg, torch.optim.AdamW)(params, lr=cfg.SOLVER.BASE_LR)
+    adamw = maybe_add_gradient_clipping(cfg, torch.optim.AdamW)
+    return adamw(params, lr=cfg.SOLVER.BASE_LR, fused=True)

@@ -1,7 +1,6 @@
 """The trainer: detectron2's, on the CPU as well as on GPUs, with exact resuming."""
 
 import logging
-import os
 import sys
 import weakref
 from typing import Any
@@ -9,7 +8,6 @@ from typing import Any
 import torch
 from detectron2.checkpoint import DetectionCheckpointer
 from detectron2.config import CfgNode
-from detectron2.data import MetadataCatalog
 from detectron2.engine import (
     AMPTrainer,
     DefaultTrainer,
@@ -25,11 +23,11 @@ from torch import nn
 from torch.utils.data import DataLoader
 
 from panet.data.loader import build_train_loader
+from panet.device import replace_cuda_only_norms
 from panet.evaluation import build_evaluator
 from panet.modeling.choices import check_choice
 
 from .amp import BFloat16Trainer
-from .device import replace_cuda_only_norms
 from .hooks import ProgressBar, SeedIteration
 from .optimizer import build_optimizer
 

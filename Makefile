@@ -1,0 +1,35 @@
+# Targets: demo (train, evaluate and picture PANet on the embedded dataset), test, install, lint,
+# types, lock. Variables: PYTHON, the interpreter to set up with; DETECTRON2, see tools/install.sh.
+
+PYTHON ?= python3
+DETECTRON2 ?= default
+BIN := .venv/bin
+
+.PHONY: demo test install lint types format lock
+
+demo:
+	@start=$$(date +%s); $(MAKE) --no-print-directory install && \
+		$(BIN)/python tools/demo.py --setup-seconds $$(($$(date +%s) - start))
+
+test: install
+	$(BIN)/python -m pytest -q
+
+install:
+	@PYTHON="$(PYTHON)" tools/install.sh "$(DETECTRON2)"
+
+lint: install
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+
+types: install
+	$(BIN)/mypy
+
+format: install
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+# Pins the newest versions that go together, for every Python from 3.10 on.
+lock:
+	uv pip compile --quiet --upgrade --universal --python-version 3.10 --all-extras --no-annotate \
+		--no-emit-package opencv-python --no-emit-package typing \
+		--custom-compile-command "make lock" pyproject.toml -o requirements.lock

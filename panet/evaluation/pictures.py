@@ -1,0 +1,36 @@
+"""Pictures of what a model sees."""
+
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+from detectron2.data import Metadata
+from detectron2.data.detection_utils import read_image
+from detectron2.structures import Instances
+from detectron2.utils.visualizer import Visualizer
+
+
+def draw_comparison(
+    record: dict[str, Any],
+    predictions: Instances,
+    metadata: Metadata,
+    min_score: float = 0.5,
+    scale: float = 1.0,
+) -> npt.NDArray[np.uint8]:
+    """The ground truth of an image, and beside it what a model predicts.
+
+    Args:
+        record: the image in detectron2's dataset format, with its annotations.
+        predictions: as the model outputs them, on any device.
+        metadata: of the dataset.
+        min_score: predictions with lower scores are left out.
+        scale: size of the picture relative to the image.
+
+    Returns:
+        (scale * H, 2 * scale * W, 3), RGB.
+    """
+    image = read_image(record["file_name"], "RGB")
+    left = Visualizer(image, metadata, scale).draw_dataset_dict(record)
+    shown = predictions[predictions.scores >= min_score].to("cpu")
+    right = Visualizer(image, metadata, scale).draw_instance_predictions(shown)
+    return np.concatenate([left.get_image(), right.get_image()], axis=1)

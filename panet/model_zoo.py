@@ -1,0 +1,116 @@
+"""Configurations and models by name, like ``detectron2.model_zoo``."""
+
+import difflib
+import logging
+from pathlib import Path
+
+from detectron2.checkpoint import DetectionCheckpointer
+from detectron2.config import CfgNode
+from detectron2.modeling import build_model
+from torch import nn
+
+from .config import load_config
+
+logger = logging.getLogger(__name__)
+
+# Released checkpoints: configuration name to URL.
+_CHECKPOINT_URLS: dict[str, str] = {}
+
+
+def _config_root() -> Path:
+    """The folder of configurations: in the package when installed, beside it in a clone."""
+    package = Path(__file__).parent
+    installed = package / "configs"
+    return installed if installed.is_dir() else package.parent / "configs"
+
+
+def list_configs() -> list[str]:
+    """Every name that the functions of this module take, e.g. "panet_R50_2x.yaml"."""
+    root = _config_root()
+    paths = (path.relative_to(root) for path in root.rglob("*.yaml"))
+    return sorted(path.as_posix() for path in paths if not path.name.startswith("Base-"))
+
+
+def get_config_file(config_path: str) -> str:
+    """The path of a configuration file.
+
+    Args:
+        config_path: a name from :func:`list_configs`.
+
+    Raises:
+        ValueError: if there is none of that name, with the closest ones.
+    """
+    names = list_configs()
+    if config_path not in names:
+        close = difflib.get_close_matches(config_path, names, n=3, cutoff=0.0)
+        raise ValueError(
+            f"{config_path!r} is not in PANet's model zoo; the closest are {', '.join(close)}."
+        )
+    return str(_config_root() / config_path)
+
+
+def get_config(config_path: str, trained: bool = False) -> CfgNode:
+    """A configuration, for the CPU where there is no CUDA.
+
+    Args:
+        config_path: a name from :func:`list_configs`.
+        trained: whether ``MODEL.WEIGHTS`` shall be the trained checkpoint. Otherwise it is what
+            training starts from, usually a backbone trained on ImageNet.
+
+    Raises:
+        ValueError: if there is no such configuration, or no checkpoint for it.
+    """
+    cfg = load_config(get_config_file(config_path))
+    if trained:
+        cfg.MODEL.WEIGHTS = get_checkpoint_url(config_path)
+    return cfg
+
+
+def get_checkpoint_url(config_path: str) -> str:
+    """Where the checkpoint trained with a configuration can be downloaded.
+
+    Args:
+        config_path: a name from :func:`list_configs`.
+
+    Raises:
+        ValueError: if there is no such configuration, or no checkpoint for it.
+    """
+    get_config_file(config_path)
+    if config_path not in _CHECKPOINT_URLS:
+        available = ", ".join(_CHECKPOINT_URLS) or "none"
+        raise ValueError(
+            f"There is no trained checkpoint for {config_path!r}; available are: {available}."
+        )
+    return _CHECKPOINT_URLS[config_path]
+
+
+def get(config_path: str, trained: bool = False, device: str | None = None) -> nn.Module:
+    """A model, in training mode, with the weights of its configuration.
+
+    Where the backbone's weights for training cannot be downloaded, the model keeps random ones,
+    and a warning says so.
+
+    Args:
+        config_path: a name from :func:`list_configs`.
+        trained: see :func:`get_config`.
+        device: where to put the model, e.g. "cpu"; by default CUDA if there is one.
+
+    Raises:
+        ValueError: if there is no such configuration, or no checkpoint for it.
+        OSError: if a trained checkpoint cannot be downloaded.
+    """
+    cfg = get_config(config_path, trained)
+    if device is not None:
+        cfg.MODEL.DEVICE = device
+    model = build_model(cfg)
+    try:
+        DetectionCheckpointer(model).load(cfg.MODEL.WEIGHTS)
+    except OSError as error:
+        if trained:
+            raise
+        logger.warning(
+            "%s could not be downloaded (%s): the model keeps random weights.",
+            cfg.MODEL.WEIGHTS,
+            error,
+        )
+    return model

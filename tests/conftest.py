@@ -1,0 +1,62 @@
+"""A model and a dataset small enough for every test."""
+
+import os
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+
+# Read when detectron2 and panet are imported.
+os.environ["DETECTRON2_DATASETS"] = tempfile.mkdtemp(prefix="panet-tests-")
+
+import pytest
+import torch
+from detectron2.config import CfgNode, get_cfg
+from detectron2.data import DatasetCatalog, MetadataCatalog
+from detectron2.data.datasets import register_coco_instances
+
+import panet
+from panet.data import shapes
+
+CONFIGS = Path(__file__).parents[1] / "configs"
+
+
+@pytest.fixture(autouse=True)
+def _reproducible() -> None:
+    torch.manual_seed(0)
+
+
+@pytest.fixture(scope="session")
+def tiny_dataset(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """The name of a registered dataset of 12 images of shapes."""
+    root = tmp_path_factory.mktemp("tiny")
+    name = "tiny_shapes"
+    shapes.write_split(shapes.Split("tiny", 12, seed=7), root / "images", root / "tiny.json")
+    register_coco_instances(name, {}, str(root / "tiny.json"), str(root / "images"))
+    yield name
+    DatasetCatalog.remove(name)
+    MetadataCatalog.remove(name)
+
+
+@pytest.fixture
+def tiny_cfg(tiny_dataset: str, tmp_path: Path) -> CfgNode:
+    """The quick configuration, smaller, on the tiny dataset."""
+    cfg = get_cfg()
+    panet.add_panet_config(cfg)
+    cfg.merge_from_file(str(CONFIGS / "quick" / "panet_R18_shapes.yaml"))
+    cfg.MODEL.DEVICE = "cpu"
+    cfg.MODEL.FPN.OUT_CHANNELS = 32
+    cfg.MODEL.ROI_BOX_HEAD.FC_DIM = 32
+    cfg.MODEL.ROI_BOX_HEAD.CONV_DIM = 32
+    cfg.MODEL.ROI_MASK_HEAD.CONV_DIM = 64
+    cfg.MODEL.RPN.POST_NMS_TOPK_TRAIN = 50
+    cfg.MODEL.RPN.POST_NMS_TOPK_TEST = 20
+    cfg.MODEL.ROI_HEADS.BATCH_SIZE_PER_IMAGE = 16
+    cfg.INPUT.MIN_SIZE_TRAIN = (96,)
+    cfg.INPUT.MIN_SIZE_TEST = 96
+    cfg.DATASETS.TRAIN = (tiny_dataset,)
+    cfg.DATASETS.TEST = (tiny_dataset,)
+    cfg.SOLVER.IMS_PER_BATCH = 2
+    cfg.SOLVER.WARMUP_ITERS = 0
+    cfg.SOLVER.MAX_ITER = 4
+    cfg.OUTPUT_DIR = str(tmp_path / "output")
+    return cfg

@@ -1,0 +1,90 @@
+"""The order of the training data."""
+
+from collections.abc import Iterator
+from itertools import islice
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from detectron2.config import CfgNode
+from detectron2.data.common import AspectRatioGroupedDataset
+from torch.utils.data import Sampler
+
+from panet.data.loader import TrainBatchSampler, build_train_loader
+
+
+class Indices(Sampler[int]):
+    """An endless stream of indices of a dataset of 20 images."""
+
+    def __iter__(self) -> Iterator[int]:
+        rng = np.random.default_rng(3)
+        while True:
+            yield from rng.permutation(20).tolist()
+
+
+GROUPS = [int(i % 3 == 0) for i in range(20)]
+
+
+def batches(first: int, count: int, groups: list[int] | None = GROUPS) -> list[list[int]]:
+    sampler = TrainBatchSampler(Indices(), 4, groups, first_batch=first)
+    return [[draw.index for draw in batch] for batch in islice(sampler, count)]
+
+
+def test_batches_are_those_of_detectron2() -> None:
+    records = ({"id": i, "width": GROUPS[i], "height": 0.5} for i in Indices())
+    expected = islice(AspectRatioGroupedDataset(records, 4), 30)
+    assert batches(0, 30) == [[record["id"] for record in batch] for batch in expected]
+
+
+@pytest.mark.parametrize("groups", [GROUPS, None])
+def test_skipping_batches_goes_on_where_they_end(groups: list[int] | None) -> None:
+    assert batches(11, 9, groups) == batches(0, 20, groups)[11:]
+
+
+def test_an_image_drawn_again_is_augmented_anew() -> None:
+    draws = list(islice(TrainBatchSampler(Indices(), 4), 10))
+    positions = [draw.position for batch in draws for draw in batch]
+    assert positions == list(range(40))
+
+
+def read(cfg: CfgNode, first: int, count: int, seed: int = 5) -> list[list[dict[str, Any]]]:
+    return list(islice(build_train_loader(cfg, seed, first), count))
+
+
+def same(left: list[list[dict[str, Any]]], right: list[list[dict[str, Any]]]) -> bool:
+    return all(
+        torch.equal(a["image"], b["image"])
+        for x, y in zip(left, right, strict=True)
+        for a, b in zip(x, y, strict=True)
+    )
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_a_resumed_loader_reads_the_same_images_augmented_alike(
+    tiny_cfg: CfgNode, workers: int
+) -> None:
+    whole = read(tiny_cfg, 0, 12)
+    tiny_cfg.DATALOADER.NUM_WORKERS = workers
+    np.random.seed(99)
+    assert same(read(tiny_cfg, 7, 5), whole[7:])
+
+
+def test_another_seed_gives_another_order(tiny_cfg: CfgNode) -> None:
+    assert not same(read(tiny_cfg, 0, 5), read(tiny_cfg, 0, 5, seed=6))
+
+
+@pytest.mark.parametrize("sampler", ["RepeatFactorTrainingSampler", "RandomSubsetTrainingSampler"])
+def test_detectron2s_samplers_resume_too(tiny_cfg: CfgNode, sampler: str) -> None:
+    tiny_cfg.DATALOADER.SAMPLER_TRAIN = sampler
+    tiny_cfg.DATALOADER.REPEAT_THRESHOLD = 1.0
+    tiny_cfg.DATALOADER.RANDOM_SUBSET_RATIO = 0.5
+    assert same(read(tiny_cfg, 3, 4), read(tiny_cfg, 0, 7)[3:])
+
+
+def test_a_batch_must_divide_among_the_processes(
+    tiny_cfg: CfgNode, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("detectron2.utils.comm.get_world_size", lambda: 3)
+    with pytest.raises(ValueError, match="IMS_PER_BATCH is 2; it must be a multiple of the 3"):
+        build_train_loader(tiny_cfg, seed=0)

@@ -1,0 +1,131 @@
+"""Training: it learns, resumes exactly, runs in several processes, and its models evaluate alike."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from detectron2.checkpoint import DetectionCheckpointer
+from detectron2.config import CfgNode
+from detectron2.modeling import GeneralizedRCNNWithTTA
+
+from panet.engine import PANetTrainer
+
+
+def logged_losses(output_dir: str) -> dict[int, float]:
+    lines = (Path(output_dir) / "metrics.json").read_text().splitlines()
+    return {m["iteration"]: m["total_loss"] for m in map(json.loads, lines) if "total_loss" in m}
+
+
+def weights(trainer: PANetTrainer) -> dict[str, torch.Tensor]:
+    return {name: value.clone() for name, value in trainer.model.state_dict().items()}
+
+
+def every_loss(trainer: PANetTrainer) -> list[float]:
+    """Train, and return the total loss of each iteration."""
+    losses: list[float] = []
+    step = trainer.after_step
+
+    def record() -> None:
+        losses.append(trainer.storage.latest()["total_loss"][0])
+        step()
+
+    trainer.after_step = record
+    trainer.train()
+    return losses
+
+
+def trained(cfg: CfgNode, resume: bool = False) -> tuple[PANetTrainer, list[float]]:
+    trainer = PANetTrainer(cfg)
+    trainer.resume_or_load(resume=resume)
+    return trainer, every_loss(trainer)
+
+
+def without_evaluation(cfg: CfgNode) -> CfgNode:
+    cfg = cfg.clone()
+    cfg.DATASETS.TEST = ()
+    return cfg
+
+
+def test_the_loss_falls(tiny_cfg: CfgNode) -> None:
+    tiny_cfg.SOLVER.MAX_ITER = 30
+    _, losses = trained(without_evaluation(tiny_cfg))
+    assert sum(losses[-5:]) < 0.8 * sum(losses[:5])
+
+
+@pytest.mark.parametrize("seed", [7, -1])
+def test_a_resumed_run_equals_an_undisturbed_one(tiny_cfg: CfgNode, seed: int) -> None:
+    cfg = without_evaluation(tiny_cfg)
+    cfg.SEED = seed
+    cfg.SOLVER.MAX_ITER = 6
+    cfg.SOLVER.CHECKPOINT_PERIOD = 3
+    undisturbed, expected = trained(cfg)
+    Path(cfg.OUTPUT_DIR, "last_checkpoint").write_text("model_0000002.pth")
+    resumed, losses = trained(cfg, resume=True)
+    assert losses == expected[3:]
+    for name, value in weights(undisturbed).items():
+        assert torch.equal(value, weights(resumed)[name]), name
+
+
+def test_the_same_seed_gives_the_same_run(tiny_cfg: CfgNode) -> None:
+    cfg = without_evaluation(tiny_cfg)
+    torch.manual_seed(1)
+    _, first = trained(cfg)
+    torch.manual_seed(1)
+    _, second = trained(cfg)
+    assert first == second
+
+
+def test_evaluation_of_the_saved_model_gives_what_training_printed(tiny_cfg: CfgNode) -> None:
+    tiny_cfg.MODEL.ROI_HEADS.SCORE_THRESH_TEST = 0.0
+    tiny_cfg.SOLVER.MAX_ITER = 12
+    trainer = PANetTrainer(tiny_cfg)
+    trainer.resume_or_load(resume=False)
+    printed = trainer.train()
+    assert printed["segm"]["AP"] > 0
+    model = PANetTrainer.build_model(tiny_cfg)
+    DetectionCheckpointer(model).load(str(Path(tiny_cfg.OUTPUT_DIR) / "model_final.pth"))
+    assert_equal_metrics(PANetTrainer.test(tiny_cfg, model), printed)
+
+
+def assert_equal_metrics(actual: dict[str, Any], expected: dict[str, Any]) -> None:
+    for task in ("bbox", "segm"):
+        assert actual[task] == pytest.approx(expected[task], abs=1e-6, nan_ok=True)
+
+
+def test_evaluation_with_augmentation(
+    tiny_cfg: CfgNode, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    calls = []
+    forward = GeneralizedRCNNWithTTA.__call__
+    monkeypatch.setattr(
+        GeneralizedRCNNWithTTA, "__call__", lambda self, x: calls.append(1) or forward(self, x)
+    )
+    tiny_cfg.TEST.AUG.ENABLED = True
+    tiny_cfg.TEST.AUG.MIN_SIZES = (64, 96)
+    results = PANetTrainer.test(tiny_cfg, PANetTrainer.build_model(tiny_cfg))
+    assert {"bbox", "segm"} <= set(results)
+    assert len(calls) == 12
+
+
+@pytest.mark.parametrize("dtype", ["bfloat16", "float16"])
+def test_mixed_precision_on_the_cpu(tiny_cfg: CfgNode, dtype: str) -> None:
+    cfg = without_evaluation(tiny_cfg)
+    _, exact = trained(cfg)
+    cfg.SOLVER.AMP.ENABLED = True
+    cfg.SOLVER.AMP.DTYPE = dtype
+    _, losses = trained(cfg)
+    assert losses != exact
+    assert losses[0] == pytest.approx(exact[0], rel=0.05)
+
+
+def test_unknown_optimizer_and_precision_are_refused(tiny_cfg: CfgNode) -> None:
+    tiny_cfg.SOLVER.OPTIMIZER = "Adam"
+    with pytest.raises(ValueError, match="OPTIMIZER is 'Adam'.*'SGD', 'AdamW'"):
+        PANetTrainer(tiny_cfg)
+    tiny_cfg.SOLVER.OPTIMIZER = "SGD"
+    tiny_cfg.SOLVER.AMP.ENABLED = True
+    tiny_cfg.SOLVER.AMP.DTYPE = "int8"
+    with pytest.raises(ValueError, match="DTYPE is 'int8'.*'float16', 'bfloat16'"):
+        PANetTrainer(tiny_cfg)

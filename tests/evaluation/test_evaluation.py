@@ -1,0 +1,157 @@
+"""The evaluator of each dataset, and the pictures."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from detectron2.config import CfgNode
+from detectron2.data import DatasetCatalog, MetadataCatalog
+from detectron2.data.datasets.cityscapes import load_cityscapes_instances
+from detectron2.evaluation import (
+    CityscapesInstanceEvaluator,
+    COCOEvaluator,
+    DatasetEvaluator,
+    LVISEvaluator,
+)
+from detectron2.structures import Boxes, Instances
+from PIL import Image
+
+from panet.evaluation import build_evaluator, draw_comparison
+
+
+def ground_truth_as_predictions(record: dict) -> Instances:
+    from detectron2.data.detection_utils import annotations_to_instances
+
+    annotations = [
+        {**a, "bbox": [a["bbox"][0], a["bbox"][1], *(np.add(a["bbox"][:2], a["bbox"][2:]))], "bbox_mode": 0}
+        if a["bbox_mode"] == 1
+        else a
+        for a in record["annotations"]
+    ]
+    targets = annotations_to_instances(
+        annotations, (record["height"], record["width"]), mask_format="bitmask"
+    )
+    return Instances(
+        targets.image_size,
+        pred_boxes=Boxes(targets.gt_boxes.tensor),
+        pred_classes=targets.gt_classes,
+        pred_masks=targets.gt_masks.tensor,
+        scores=torch.ones(len(targets)),
+    )
+
+
+def evaluate_perfect_predictions(evaluator: DatasetEvaluator, dataset: str) -> dict:
+    evaluator.reset()
+    for record in DatasetCatalog.get(dataset):
+        evaluator.process([record], [{"instances": ground_truth_as_predictions(record)}])
+    return evaluator.evaluate()
+
+
+def test_coco(tiny_cfg: CfgNode, tiny_dataset: str) -> None:
+    evaluator = build_evaluator(tiny_cfg, tiny_dataset)
+    assert type(evaluator) is COCOEvaluator
+    results = evaluate_perfect_predictions(evaluator, tiny_dataset)
+    assert results["bbox"]["AP"] == pytest.approx(100)
+    assert results["segm"]["AP"] == pytest.approx(100)
+
+
+def test_unknown_dataset_type_is_named(tiny_cfg: CfgNode) -> None:
+    MetadataCatalog.get("odd_dataset").evaluator_type = "odd"
+    with pytest.raises(ValueError, match="'odd_dataset'.*'odd'.*'coco', 'lvis'"):
+        build_evaluator(tiny_cfg, "odd_dataset")
+
+
+def test_lvis(tiny_cfg: CfgNode, tmp_path: Path) -> None:
+    segmentation = [[10.0, 10.0, 50.0, 10.0, 50.0, 40.0, 10.0, 40.0]]
+    annotation = {
+        "id": 1,
+        "image_id": 1,
+        "category_id": 1,
+        "bbox": [10, 10, 40, 30],
+        "area": 1200,
+        "segmentation": segmentation,
+    }
+    image = {
+        "id": 1,
+        "height": 64,
+        "width": 64,
+        "not_exhaustive_category_ids": [],
+        "neg_category_ids": [],
+    }
+    category = {"id": 1, "name": "thing", "frequency": "f"}
+    content = {"images": [image], "annotations": [annotation], "categories": [category]}
+    (tmp_path / "lvis.json").write_text(json.dumps(content))
+    MetadataCatalog.get("tiny_lvis").set(
+        evaluator_type="lvis", json_file=str(tmp_path / "lvis.json"), thing_classes=["thing"]
+    )
+    evaluator = build_evaluator(tiny_cfg, "tiny_lvis")
+    assert isinstance(evaluator, LVISEvaluator)
+    mask = torch.zeros(1, 64, 64, dtype=torch.bool)
+    mask[0, 10:40, 10:50] = True
+    prediction = Instances(
+        (64, 64),
+        pred_boxes=Boxes(torch.tensor([[10.0, 10.0, 50.0, 40.0]])),
+        pred_classes=torch.tensor([0]),
+        pred_masks=mask,
+        scores=torch.ones(1),
+    )
+    evaluator.reset()
+    evaluator.process([{"image_id": 1}], [{"instances": prediction}])
+    assert evaluator.evaluate()["segm"]["AP"] == pytest.approx(100)
+
+
+@pytest.fixture
+def tiny_cityscapes(tmp_path: Path) -> str:
+    """One image with a car, in the dataset's own layout."""
+    name = "aachen_000000_000019"
+    image_dir, gt_dir = tmp_path / "leftImg8bit" / "val", tmp_path / "gtFine" / "val"
+    for folder in (image_dir, gt_dir):
+        (folder / "aachen").mkdir(parents=True)
+    Image.new("RGB", (64, 64)).save(image_dir / "aachen" / f"{name}_leftImg8bit.png")
+    ids = np.zeros((64, 64), np.int32)
+    ids[10:40, 10:50] = 26_000
+    Image.fromarray(ids).save(gt_dir / "aachen" / f"{name}_gtFine_instanceIds.png")
+    polygon = [[10, 10], [50, 10], [50, 40], [10, 40]]
+    labels = {"imgHeight": 64, "imgWidth": 64, "objects": [{"label": "car", "polygon": polygon}]}
+    (gt_dir / "aachen" / f"{name}_gtFine_polygons.json").write_text(json.dumps(labels))
+    (gt_dir / "aachen" / f"{name}_gtFine_labelIds.png").write_bytes(b"")
+    dataset = "tiny_cityscapes"
+    if dataset not in DatasetCatalog.list():
+        classes = "person rider car truck bus train motorcycle bicycle".split()
+        DatasetCatalog.register(
+            dataset,
+            lambda: load_cityscapes_instances(
+                str(image_dir), str(gt_dir), from_json=False, to_polygons=False
+            ),
+        )
+        MetadataCatalog.get(dataset).set(
+            evaluator_type="cityscapes_instance",
+            gt_dir=str(gt_dir),
+            image_dir=str(image_dir),
+            thing_classes=classes,
+        )
+    return dataset
+
+
+def test_cityscapes(tiny_cfg: CfgNode, tiny_cityscapes: str) -> None:
+    evaluator = build_evaluator(tiny_cfg, tiny_cityscapes)
+    assert isinstance(evaluator, CityscapesInstanceEvaluator)
+    results = evaluate_perfect_predictions(evaluator, tiny_cityscapes)
+    assert results["segm"]["AP"] == pytest.approx(100)
+
+
+def test_comparison_shows_truth_and_confident_predictions_side_by_side(tiny_dataset: str) -> None:
+    record = DatasetCatalog.get(tiny_dataset)[0]
+    metadata = MetadataCatalog.get(tiny_dataset)
+    predictions = ground_truth_as_predictions(record)
+    picture = draw_comparison(record, predictions, metadata, scale=2.0)
+    assert picture.shape == (2 * record["height"], 4 * record["width"], 3)
+    predictions.scores[:] = 0.1
+    unsure = draw_comparison(record, predictions, metadata, scale=2.0)
+    middle = picture.shape[1] // 2
+    assert np.array_equal(picture[:, :middle], unsure[:, :middle])
+    assert not np.array_equal(picture[:, middle:], unsure[:, middle:])
+
+

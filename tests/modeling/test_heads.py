@@ -1,0 +1,141 @@
+"""The box and the mask head against re-statements of the paper's table of layers."""
+
+from functools import reduce
+
+import pytest
+import torch
+from detectron2.layers import ShapeSpec
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from panet.modeling import FusedFirstLayer, PANetBoxHead, PANetMaskHead
+
+LEVELS, ROIS, CHANNELS = 4, 3, 32
+BOX_SHAPE = ShapeSpec(channels=CHANNELS, height=7, width=7)
+MASK_SHAPE = ShapeSpec(channels=CHANNELS, height=14, width=14)
+FUSIONS = {"max": torch.maximum, "sum": torch.add}
+
+
+def conv_norm_relu(x: Tensor, conv: nn.Conv2d) -> Tensor:
+    x = F.conv2d(x, conv.weight, conv.bias, padding=1)
+    if conv.norm is not None:
+        x = F.group_norm(x, 32, conv.norm.weight, conv.norm.bias)
+    return x.relu()
+
+
+def box_head(heavier: bool, **kwargs: object) -> PANetBoxHead:
+    dims = {"conv_dims": [32] * 4, "fc_dims": [16]} if heavier else {"conv_dims": [], "fc_dims": [16, 16]}
+    return PANetBoxHead(BOX_SHAPE, **dims, **kwargs)
+
+
+def mask_head(**kwargs: object) -> PANetMaskHead:
+    kwargs = {"num_classes": 5, "conv_dims": [64] * 5, "conv_norm": "GN", **kwargs}
+    return PANetMaskHead(MASK_SHAPE, **kwargs)
+
+
+def randomize(module: nn.Module) -> None:
+    """Weights under which no two layers and no biases are alike."""
+    for parameter in module.parameters():
+        nn.init.normal_(parameter, std=0.1)
+
+
+@pytest.mark.parametrize("fusion", ["max", "sum"])
+def test_2fc_box_head(fusion: str) -> None:
+    head = box_head(heavier=False, fusion=fusion)
+    randomize(head)
+    x = torch.randn(LEVELS, ROIS, CHANNELS, 7, 7)
+    first = [
+        (x[i].reshape(ROIS, -1) @ fc.weight.T + fc.bias).relu() for i, fc in enumerate(head.fc1.levels)
+    ]
+    expected = F.linear(reduce(FUSIONS[fusion], first), head.fc2.weight, head.fc2.bias).relu()
+    torch.testing.assert_close(head(x), expected)
+    assert head.output_shape.channels == 16
+
+
+@pytest.mark.parametrize("fusion", ["max", "sum"])
+@pytest.mark.parametrize("norm", ["", "GN"])
+def test_heavier_box_head(fusion: str, norm: str) -> None:
+    head = box_head(heavier=True, fusion=fusion, conv_norm=norm)
+    randomize(head)
+    x = torch.randn(LEVELS, ROIS, CHANNELS, 7, 7)
+    first = [conv_norm_relu(x[i], conv) for i, conv in enumerate(head.conv1.levels)]
+    y = reduce(FUSIONS[fusion], first)
+    for conv in (head.conv2, head.conv3, head.conv4):
+        y = conv_norm_relu(y, conv)
+    expected = F.linear(y.flatten(1), head.fc1.weight, head.fc1.bias).relu()
+    torch.testing.assert_close(head(x), expected)
+
+
+@pytest.mark.parametrize("heavier", [False, True])
+@pytest.mark.parametrize("fusion", ["max", "sum"])
+def test_fusing_before_the_first_layer(heavier: bool, fusion: str) -> None:
+    head = box_head(heavier, fusion=fusion, fusion_position="before")
+    single = box_head(heavier, num_levels=1)
+    single.load_state_dict(head.state_dict())
+    x = torch.randn(LEVELS, ROIS, CHANNELS, 7, 7)
+    torch.testing.assert_close(head(x), single(reduce(FUSIONS[fusion], x)[None]))
+
+
+def test_the_levels_have_separate_weights_and_all_learn() -> None:
+    for head, size in ((box_head(False), 7), (box_head(True), 7), (mask_head(), 14)):
+        (fused,) = (m for m in head.modules() if isinstance(m, FusedFirstLayer))
+        assert len(fused.levels) == LEVELS
+        layers = head.layers if isinstance(head, PANetMaskHead) else head
+        layers(torch.randn(LEVELS, 16, CHANNELS, size, size)).square().sum().backward()
+        for i, layer in enumerate(fused.levels):
+            assert layer.weight.grad.any()
+            assert not any(torch.equal(layer.weight, other.weight) for other in fused.levels[:i])
+
+
+@pytest.mark.parametrize("source", ["none", "conv2", "conv3", "conv4"])
+@pytest.mark.parametrize("combination", ["sum", "product", "max"])
+def test_mask_head(source: str, combination: str) -> None:
+    head = mask_head(fc_source=source, fc_combination=combination)
+    randomize(head)
+    x = torch.randn(LEVELS, ROIS, CHANNELS, 14, 14)
+    conv = [reduce(torch.maximum, [conv_norm_relu(x[i], c) for i, c in enumerate(head.mask_fcn1.levels)])]
+    for layer in (head.mask_fcn2, head.mask_fcn3, head.mask_fcn4):
+        conv.append(conv_norm_relu(conv[-1], layer))
+    up = F.conv_transpose2d(conv[3], head.deconv.weight, head.deconv.bias, stride=2).relu()
+    expected = F.conv2d(up, head.predictor.weight, head.predictor.bias)
+    if source != "none":
+        branch = head.fc_branch
+        y = conv_norm_relu(conv_norm_relu(conv[int(source[-1]) - 1], branch.conv4_fc), branch.conv5_fc)
+        assert y.shape[1] == 32
+        fc = F.linear(y.flatten(1), branch.fc.weight, branch.fc.bias).view(ROIS, 28, 28)
+        combine = {"sum": torch.add, "product": torch.mul, "max": torch.maximum}[combination]
+        expected = torch.stack([combine(expected[:, c], fc) for c in range(5)], dim=1)
+    torch.testing.assert_close(head.layers(x), expected, rtol=1e-4, atol=1e-4)
+
+
+def test_class_agnostic_masks() -> None:
+    logits = mask_head(num_classes=1).layers(torch.randn(LEVELS, ROIS, CHANNELS, 14, 14))
+    assert logits.shape == (ROIS, 1, 28, 28)
+
+
+@pytest.mark.parametrize("norm", ["", "GN", "BN", "SyncBN", "naiveSyncBN"])
+def test_no_rois_in_training(norm: str) -> None:
+    for head, size in ((box_head(True, conv_norm=norm), 7), (mask_head(conv_norm=norm), 14)):
+        layers = head.layers if isinstance(head, PANetMaskHead) else head
+        layers(torch.zeros(LEVELS, 0, CHANNELS, size, size)).sum().backward()
+        # Parameters without a gradient would stall DistributedDataParallel.
+        assert all(p.grad is not None for p in head.parameters())
+        assert all(buffer.isfinite().all() for buffer in head.buffers())
+
+
+@pytest.mark.parametrize(
+    ("build", "message"),
+    [
+        (lambda: box_head(True, fusion="mean"), r"FUSION is 'mean'.*'max', 'sum'"),
+        (lambda: box_head(True, fusion_position="never"), r"POSITION is 'never'.*'after', 'before'"),
+        (lambda: box_head(True, conv_norm="batch"), r"ROI_BOX_HEAD\.NORM is 'batch'.*'GN'"),
+        (lambda: mask_head(conv_norm="batch"), r"ROI_MASK_HEAD\.NORM is 'batch'.*'GN'"),
+        (lambda: mask_head(fc_source="conv5"), r"SOURCE is 'conv5'.*'none', 'conv2'"),
+        (lambda: mask_head(fc_combination="mean"), r"COMBINATION is 'mean'.*'product'"),
+        (lambda: mask_head(conv_dims=[64] * 3), r"NUM_CONV is 2.*at least 3"),
+        (lambda: PANetBoxHead(BOX_SHAPE, conv_dims=[32], fc_dims=[]), r"NUM_FC is 0"),
+    ],
+)
+def test_wrong_values_are_refused_with_the_allowed_ones(build: object, message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        build()

@@ -1,0 +1,116 @@
+"""Pooling from all levels against torchvision's RoIAlign and against a plain loop."""
+
+import math
+
+import pytest
+import torch
+from detectron2.modeling.poolers import ROIPooler
+from detectron2.structures import Boxes
+from torch import Tensor
+from torchvision.ops import roi_align
+
+from panet.modeling import AllLevelPooler, AssignedLevelPooler
+
+SCALES = (1 / 4, 1 / 8, 1 / 16, 1 / 32)
+HEIGHT, WIDTH = 96, 160
+
+
+def levels(images: int = 2, channels: int = 5, dtype: torch.dtype = torch.float64) -> list[Tensor]:
+    return [
+        torch.randn(images, channels, int(HEIGHT * s), int(WIDTH * s)).to(dtype).requires_grad_()
+        for s in SCALES
+    ]
+
+
+def random_boxes(count: int) -> Tensor:
+    """Boxes of all sizes, many of them partly or wholly outside the image, some without area."""
+    center = torch.rand(count, 2, dtype=torch.float64) * torch.tensor([2 * WIDTH, 2 * HEIGHT])
+    center -= torch.tensor([WIDTH / 2, HEIGHT / 2])
+    size = torch.rand(count, 2, dtype=torch.float64) ** 3 * 2 * WIDTH
+    size[: count // 10] = 0
+    return torch.cat([center - size / 2, center + size / 2], dim=1)
+
+
+def torchvision_pooling(
+    x: list[Tensor], boxes: list[Tensor], ratio: int, aligned: bool, size: int = 7
+) -> Tensor:
+    return torch.stack(
+        [roi_align(f, boxes, size, s, ratio, aligned) for f, s in zip(x, SCALES, strict=True)]
+    )
+
+
+def loop_pooling(feature: Tensor, box: Tensor, scale: float, size: int, ratio: int) -> Tensor:
+    """Aligned RoIAlign of one box from one (C, H, W) map, written out."""
+    _, height, width = feature.shape
+    x0, y0, x1, y1 = (box * scale - 0.5).tolist()
+    pooled = torch.zeros(feature.shape[0], size, size, dtype=feature.dtype)
+    for bin_y in range(size):
+        for bin_x in range(size):
+            for k in range(ratio * ratio):
+                y = y0 + (y1 - y0) * (bin_y + (k // ratio + 0.5) / ratio) / size
+                x = x0 + (x1 - x0) * (bin_x + (k % ratio + 0.5) / ratio) / size
+                if not (-1 <= y <= height and -1 <= x <= width):
+                    continue
+                y, x = min(max(y, 0), height - 1), min(max(x, 0), width - 1)
+                for row in {math.floor(y), math.ceil(y)}:
+                    for column in {math.floor(x), math.ceil(x)}:
+                        weight = (1 - abs(y - row)) * (1 - abs(x - column))
+                        pooled[:, bin_y, bin_x] += weight * feature[:, row, column] / ratio**2
+    return pooled
+
+
+@pytest.mark.parametrize("pooler_type", ["ROIAlign", "ROIAlignV2"])
+@pytest.mark.parametrize("ratio", [0, 1, 2, 3])
+def test_equals_torchvision_forward_and_backward(pooler_type: str, ratio: int) -> None:
+    x = levels()
+    boxes = [random_boxes(60), random_boxes(41)]
+    pooler = AllLevelPooler(7, SCALES, ratio, pooler_type)
+    pooled = pooler(x, [Boxes(b.double()) for b in boxes])
+    reference = torchvision_pooling(x, [b.float().double() for b in boxes], ratio, pooler_type == "ROIAlignV2")
+    torch.testing.assert_close(pooled, reference)
+    gradient = torch.randn_like(reference)
+    for actual, expected in zip(
+        torch.autograd.grad(pooled, x, gradient), torch.autograd.grad(reference, x, gradient), strict=True
+    ):
+        torch.testing.assert_close(actual, expected)
+
+
+def test_equals_a_loop_over_samples() -> None:
+    x = levels(images=1, channels=2)
+    boxes = random_boxes(12).float().double()
+    pooled = AllLevelPooler(3, SCALES, 2)(x, [Boxes(boxes)])
+    for level, (feature, scale) in enumerate(zip(x, SCALES, strict=True)):
+        for index, box in enumerate(boxes):
+            expected = loop_pooling(feature[0].detach(), box, scale, 3, 2)
+            torch.testing.assert_close(pooled[level, index].detach(), expected)
+
+
+def test_half_precision_features_keep_exact_coordinates() -> None:
+    x = levels(dtype=torch.bfloat16)
+    boxes = [random_boxes(50).float(), random_boxes(3).float()]
+    pooled = AllLevelPooler(7, SCALES, 2)(x, [Boxes(b) for b in boxes])
+    assert pooled.dtype == torch.bfloat16
+    reference = torchvision_pooling([f.float() for f in x], boxes, 2, True)
+    assert (pooled.float() - reference).abs().max() < 0.05
+
+
+@pytest.mark.parametrize("ratio", [0, 2])
+def test_no_boxes(ratio: int) -> None:
+    x = levels(dtype=torch.float32)
+    pooled = AllLevelPooler(7, SCALES, ratio)(x, [Boxes(torch.zeros(0, 4))] * 2)
+    assert pooled.shape == (4, 0, 5, 7, 7)
+    pooled.sum().backward()
+    assert all(not f.grad.any() for f in x)
+
+
+def test_rotated_pooling_is_refused() -> None:
+    with pytest.raises(ValueError, match="'ROIAlignRotated'.*'ROIAlignV2'"):
+        AllLevelPooler(7, SCALES, 2, "ROIAlignRotated")
+
+
+def test_assigned_level_pooling_is_detectron2s() -> None:
+    x = levels(dtype=torch.float32)
+    boxes = [Boxes(random_boxes(30).float()), Boxes(random_boxes(10).float())]
+    pooled = AssignedLevelPooler(7, SCALES, 2, "ROIAlignV2")(x, boxes)
+    torch.testing.assert_close(pooled[0], ROIPooler(7, SCALES, 2, "ROIAlignV2")(x, boxes))
+    assert len(pooled) == 1

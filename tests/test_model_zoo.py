@@ -1,0 +1,69 @@
+"""Models and configurations by name."""
+
+import logging
+from pathlib import Path
+from urllib.error import URLError
+
+import numpy as np
+import pytest
+import torch
+from detectron2.checkpoint import DetectionCheckpointer
+from detectron2.engine import DefaultPredictor
+
+from panet import model_zoo
+
+
+def test_lists_the_leaves_and_no_base() -> None:
+    names = model_zoo.list_configs()
+    assert {"panet_R50_2x.yaml", "quick/panet_R18_shapes.yaml"} <= set(names)
+    assert not any("Base" in name for name in names)
+
+
+def test_config_of_every_name_is_for_this_machine() -> None:
+    for name in model_zoo.list_configs():
+        assert Path(model_zoo.get_config_file(name)).is_file()
+        cfg = model_zoo.get_config(name)
+        assert cfg.MODEL.DEVICE == ("cuda" if torch.cuda.is_available() else "cpu")
+
+
+@pytest.mark.parametrize(
+    "function", [model_zoo.get, model_zoo.get_config, model_zoo.get_checkpoint_url]
+)
+def test_unknown_names_answer_with_the_closest(function: object) -> None:
+    with pytest.raises(ValueError, match=r"'panet_r50_2x' is not .*panet_R50_2x\.yaml"):
+        function("panet_r50_2x")
+
+
+def test_trained_weights_that_do_not_exist() -> None:
+    with pytest.raises(ValueError, match="no trained checkpoint for 'panet_R50_2x.yaml'"):
+        model_zoo.get("panet_R50_2x.yaml", trained=True)
+
+
+def test_get_loads_the_weights(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    name = "quick/panet_R18_shapes.yaml"
+    source = model_zoo.get(name)
+    torch.save({"model": source.state_dict()}, tmp_path / "model.pth")
+    monkeypatch.setitem(model_zoo._CHECKPOINT_URLS, name, str(tmp_path / "model.pth"))
+    model = model_zoo.get(name, trained=True)
+    for expected, actual in zip(source.parameters(), model.parameters(), strict=True):
+        assert torch.equal(expected, actual)
+
+
+def test_without_a_network_the_model_keeps_random_weights(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    def no_network(self: DetectionCheckpointer, path: str) -> None:
+        raise URLError("no network")
+
+    monkeypatch.setattr(DetectionCheckpointer, "load", no_network)
+    with caplog.at_level(logging.WARNING):
+        assert model_zoo.get("panet_faster_R50_1x.yaml").training
+    assert "R-50.pkl could not be downloaded" in caplog.text
+
+
+def test_default_predictor() -> None:
+    cfg = model_zoo.get_config("quick/panet_R18_shapes.yaml")
+    instances = DefaultPredictor(cfg)(np.zeros((70, 90, 3), np.uint8))["instances"]
+    assert instances.image_size == (70, 90)

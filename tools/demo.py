@@ -1,0 +1,128 @@
+#!/usr/bin/env python
+"""Train PANet on the embedded dataset, evaluate it and draw what it sees.
+
+An interrupted run is continued; one that finished is only evaluated and drawn again.
+"""
+
+import argparse
+import json
+import logging
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import torch
+from detectron2.config import CfgNode
+from detectron2.data import DatasetCatalog, MetadataCatalog
+from detectron2.engine import default_setup
+from PIL import Image
+from tabulate import tabulate
+from tqdm import tqdm
+
+from panet.config import load_config
+from panet.engine import PANetTrainer
+from panet.engine.hooks import ProgressBar
+from panet.evaluation import draw_comparison
+from panet.model_zoo import get_config_file
+
+METRICS = ("AP", "AP50", "AP75", "APs", "APm", "APl")
+NUM_PICTURES = 12
+
+
+def parse_arguments() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--output-dir", type=Path, default=Path("output/demo"))
+    parser.add_argument(
+        "--setup-seconds", type=float, default=0.0, help="what the set-up took, for results.json"
+    )
+    parser.add_argument("opts", nargs=argparse.REMAINDER, help="configuration KEY VALUE pairs")
+    return parser.parse_args()
+
+
+def main() -> None:
+    args = parse_arguments()
+    cfg = load_config(get_config_file("quick/panet_R18_shapes.yaml"), args.opts)
+    cfg.OUTPUT_DIR = str(args.output_dir)
+    cfg.freeze()
+    seconds = {"setup": args.setup_seconds}
+
+    @contextmanager
+    def stage(name: str, announcement: str) -> Iterator[None]:
+        print(announcement, flush=True)
+        start = time.perf_counter()
+        yield
+        seconds[name] = round(time.perf_counter() - start, 1)
+
+    resume = has_same_config(args.output_dir / "config.yaml", cfg)
+    default_setup(cfg, args)
+    show_warnings_only()
+    with stage("data", "Drawing the dataset ..."):
+        for name in (*cfg.DATASETS.TRAIN, *cfg.DATASETS.TEST):
+            DatasetCatalog.get(name)
+    with stage("training", "Training ..."):
+        trainer = train(cfg, resume)
+    with stage("evaluation", "Evaluating ..."):
+        metrics = PANetTrainer.test(cfg, trainer.model)
+    with stage("pictures", "Drawing predictions ..."):
+        draw_pictures(cfg, trainer.model, args.output_dir / "pictures")
+
+    results = {
+        task: {metric: round(metrics[task][metric], 2) for metric in METRICS}
+        for task in ("bbox", "segm")
+    }
+    results_file = args.output_dir / "results.json"
+    results_file.write_text(json.dumps({**results, "seconds": seconds}, indent=2) + "\n")
+    rows = [[task, *(results[task][metric] for metric in METRICS)] for task in results]
+    print(tabulate(rows, headers=["", *METRICS], floatfmt=".1f"))
+    print(f"\nfigures    {results_file}")
+    print(f"pictures   {args.output_dir / 'pictures'}")
+    print(f"model      {args.output_dir / 'model_final.pth'}")
+    print(f"log        {args.output_dir / 'log.txt'}")
+    print(f"curves     .venv/bin/tensorboard --logdir {args.output_dir}")
+
+
+def has_same_config(config_file: Path, cfg: CfgNode) -> bool:
+    """Whether what is in the output folder comes from this configuration."""
+    return config_file.exists() and config_file.read_text() == cfg.dump()
+
+
+def show_warnings_only() -> None:
+    """Leave detectron2's long reports to the log file."""
+    for name in ("detectron2", "fvcore"):
+        for handler in logging.getLogger(name).handlers:
+            if getattr(handler, "stream", None) is sys.stdout:
+                handler.setLevel(logging.WARNING)
+
+
+def train(cfg: CfgNode, resume: bool) -> PANetTrainer:
+    cfg = cfg.clone()
+    cfg.defrost()
+    cfg.DATASETS.TEST = ()  # evaluation is a stage of its own
+    trainer = PANetTrainer(cfg)
+    if not sys.stderr.isatty():  # at a terminal the trainer has a bar already
+        trainer.register_hooks([ProgressBar()])
+    trainer.resume_or_load(resume=resume)
+    trainer.train()
+    return trainer
+
+
+def draw_pictures(cfg: CfgNode, model: torch.nn.Module, folder: Path) -> None:
+    folder.mkdir(parents=True, exist_ok=True)
+    dataset = cfg.DATASETS.TEST[0]
+    records = DatasetCatalog.get(dataset)[:NUM_PICTURES]
+    loader = PANetTrainer.build_test_loader(cfg, dataset)
+    model.eval()
+    with torch.no_grad():
+        for record, inputs in zip(tqdm(records, desc="pictures"), loader):
+            instances = model(inputs)[0]["instances"]
+            picture = draw_comparison(record, instances, MetadataCatalog.get(dataset), scale=2.0)
+            Image.fromarray(picture).save(folder / Path(record["file_name"]).name)
+
+
+if __name__ == "__main__":
+    try:
+        main()
+    except KeyboardInterrupt:
+        sys.exit("Interrupted. The same command continues from the last checkpoint.")

@@ -1,4 +1,6 @@
-"""PANet (Liu et al., "Path Aggregation Network for Instance Segmentation", CVPR 2018) for detectron2.
+"""PANet for detectron2.
+
+Liu et al., "Path Aggregation Network for Instance Segmentation", CVPR 2018.
 
 Importing the package registers its backbones, heads and datasets with detectron2.
 """
@@ -17,6 +19,5 @@ except ModuleNotFoundError as error:
 from . import data, modeling
 from .config import add_panet_config, load_config
 from .version import __version__
-
 
 __all__ = ["__version__", "add_panet_config", "data", "load_config", "modeling"]

@@ -23,7 +23,7 @@ def test_config_of_every_name_is_for_this_machine() -> None:
     for name in model_zoo.list_configs():
         assert Path(model_zoo.get_config_file(name)).is_file()
         cfg = model_zoo.get_config(name)
-        assert cfg.MODEL.DEVICE == ("cuda" if torch.cuda.is_available() else "cpu")
+        assert ("cuda" if torch.cuda.is_available() else "cpu") == cfg.MODEL.DEVICE
 
 
 @pytest.mark.parametrize(
@@ -39,9 +39,7 @@ def test_trained_weights_that_do_not_exist() -> None:
         model_zoo.get("panet_R50_2x.yaml", trained=True)
 
 
-def test_get_loads_the_weights(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_get_loads_the_weights(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     name = "quick/panet_R18_shapes.yaml"
     source = model_zoo.get(name)
     torch.save({"model": source.state_dict()}, tmp_path / "model.pth")

@@ -36,4 +36,4 @@ def register_shapes(root: Path) -> None:
 
 
 # Where detectron2 looks for its own builtin datasets.
-register_shapes(Path(os.path.expanduser(os.getenv("DETECTRON2_DATASETS", "datasets"))))
+register_shapes(Path(os.getenv("DETECTRON2_DATASETS", "datasets")).expanduser())

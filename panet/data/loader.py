@@ -23,7 +23,7 @@ from torch.utils.data import DataLoader, Dataset, Sampler
 class Draw(NamedTuple):
     """One image to read: its index in the dataset and its position in the training sequence."""
 
-    index: int
+    image: int
     position: int
 
 
@@ -89,7 +89,7 @@ class SeededMapDataset(Dataset[Any]):
 
     def __getitem__(self, draw: Draw) -> Any:
         seed_all_rng(derive_seed(self.seed, draw.position))
-        return self.dataset[draw.index]
+        return self.dataset[draw.image]
 
 
 def build_train_loader(cfg: CfgNode, seed: int, first_iteration: int = 0) -> DataLoader[Any]:

@@ -26,8 +26,8 @@ Canvas = npt.NDArray[np.float32]
 IMAGE_SIZE = 256
 """Height and width of every image, in pixels."""
 MIN_EXTENT, MAX_EXTENT = 8, 200
-MIN_VISIBLE_FRACTION = 0.4
-MIN_VISIBLE_PIXELS = 20
+MIN_VISIBLE_FRACTION = 0.6
+MIN_VISIBLE_PIXELS = 24
 
 
 @dataclass(frozen=True)
@@ -84,7 +84,7 @@ def draw_image(seed: int, index: int) -> tuple[Image, list[int], list[Mask]]:
     kinds: list[int] = []
     full_areas: list[int] = []
     visible: list[Mask] = []
-    wanted = rng.integers(3, 9)
+    wanted = rng.integers(5, 13)
     for _ in range(3 * wanted):
         if len(kinds) == wanted:
             break
@@ -108,7 +108,7 @@ def draw_image(seed: int, index: int) -> tuple[Image, list[int], list[Mask]]:
 def _place(rng: np.random.Generator, outline: list[Points]) -> Mask:
     """The mask of a shape of random size, aspect, rotation and position, cut at the border."""
     extent = rng.uniform(MIN_EXTENT**0.5, MAX_EXTENT**0.5) ** 2
-    stretch = np.exp(rng.uniform(-0.25, 0.25))
+    stretch = np.exp(rng.uniform(-0.2, 0.2))
     angle = rng.uniform(0, 2 * np.pi)
     rotation = np.array([[np.cos(angle), -np.sin(angle)], [np.sin(angle), np.cos(angle)]])
     spin = rng.uniform(0, 2 * np.pi)
@@ -118,19 +118,21 @@ def _place(rng: np.random.Generator, outline: list[Points]) -> Mask:
     center = rng.uniform(margin, IMAGE_SIZE - margin, size=2)
     # OpenCV takes fixed-point coordinates with this many fractional bits.
     bits = 4
-    contours = [np.round((points @ linear.T + center) * 2**bits).astype(np.int32) for points in outline]
+    contours = [
+        np.round((points @ linear.T + center) * 2**bits).astype(np.int32) for points in outline
+    ]
     mask = np.zeros((IMAGE_SIZE, IMAGE_SIZE), np.uint8)
     cv2.fillPoly(mask, contours, 1, shift=bits)
     return mask.astype(bool)
 
 
 def _background(rng: np.random.Generator) -> Canvas:
-    """A gradient with cloudy texture, and strokes and patches that are no shape of the dataset."""
+    """A gradient with cloudy texture, and strokes that are no shape of the dataset."""
     coarse = rng.uniform(30, 225, size=(2, 2, 3)).astype(np.float32)
-    image = cv2.resize(coarse, (IMAGE_SIZE, IMAGE_SIZE))
+    image = _enlarge(coarse)
     cells = int(rng.integers(4, 33))
-    clouds = rng.normal(0, rng.uniform(2, 20), size=(cells, cells, 3)).astype(np.float32)
-    image += cv2.resize(clouds, (IMAGE_SIZE, IMAGE_SIZE), interpolation=cv2.INTER_CUBIC)
+    clouds = rng.normal(0, rng.uniform(2, 16), size=(cells, cells, 3)).astype(np.float32)
+    image += _enlarge(clouds)
     for _ in range(rng.integers(3, 13)):
         start = rng.uniform(0, IMAGE_SIZE, size=2)
         steps = rng.normal(0, rng.uniform(4, 40), size=(rng.integers(2, 6), 2))
@@ -142,13 +144,19 @@ def _background(rng: np.random.Generator) -> Canvas:
     return image
 
 
+def _enlarge(values: Canvas) -> Canvas:
+    """A smooth picture of the full size from a few values."""
+    size = (IMAGE_SIZE, IMAGE_SIZE)
+    return np.asarray(cv2.resize(values, size, interpolation=cv2.INTER_CUBIC), np.float32)
+
+
 def _paint(rng: np.random.Generator, image: Canvas, mask: Mask) -> None:
     """Fill the mask with a texture of two colours, the first unlike what lies under the mask."""
     under = image[mask].mean(axis=0)
     color = rng.uniform(0, 255, 3)
-    while np.abs(color - under).max() < 80:
+    while np.abs(color - under).max() < 100:
         color = rng.uniform(0, 255, 3)
-    other = np.clip(color + rng.uniform(-60, 60, 3), 0, 255)
+    other = np.clip(color + rng.uniform(-50, 50, 3), 0, 255)
     share = TEXTURES[rng.integers(len(TEXTURES))](rng)[mask][:, None]
     image[mask] = color * (1 - share) + other * share
 
@@ -186,7 +194,7 @@ def _gradient(rng: np.random.Generator) -> Canvas:
 
 def _mottle(rng: np.random.Generator) -> Canvas:
     cells = int(rng.integers(16, 97))
-    return cv2.resize(rng.random((cells, cells), np.float32), (IMAGE_SIZE, IMAGE_SIZE))
+    return _enlarge(rng.random((cells, cells), np.float32))
 
 
 TEXTURES: tuple[Callable[[np.random.Generator], Canvas], ...] = (
@@ -246,7 +254,9 @@ def write_split(split: Split, image_root: Path, json_file: Path) -> None:
         content = {
             "info": {"description": f"panet shapes, {split.name}, seed {split.seed}"},
             "images": [record for record, _ in drawn],
-            "annotations": [{"id": i + 1, **annotation} for i, annotation in enumerate(annotations)],
+            "annotations": [
+                {"id": i + 1, **annotation} for i, annotation in enumerate(annotations)
+            ],
             "categories": [{"id": i + 1, "name": name} for i, name in enumerate(CATEGORIES)],
         }
         partial = json_file.with_suffix(".partial")

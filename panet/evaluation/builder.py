@@ -1,13 +1,14 @@
 """Choosing the evaluator of a dataset."""
 
-import os
 from collections.abc import Callable
+from pathlib import Path
 
 from detectron2.config import CfgNode
 from detectron2.data import MetadataCatalog
-from detectron2.evaluation import COCOEvaluator, DatasetEvaluator, LVISEvaluator
+from detectron2.evaluation import COCOEvaluator, DatasetEvaluator
 
 from .cityscapes import build_cityscapes_evaluator
+from .lvis import LVISEvaluator
 
 
 def _coco(dataset_name: str, output_dir: str) -> DatasetEvaluator:
@@ -44,4 +45,4 @@ def build_evaluator(cfg: CfgNode, dataset_name: str) -> DatasetEvaluator:
             f"Dataset {dataset_name!r} has the evaluator_type {evaluator_type!r} in its metadata; "
             f"there are evaluators for {', '.join(map(repr, _EVALUATORS))}."
         )
-    return _EVALUATORS[evaluator_type](dataset_name, os.path.join(cfg.OUTPUT_DIR, "inference"))
+    return _EVALUATORS[evaluator_type](dataset_name, str(Path(cfg.OUTPUT_DIR) / "inference"))

@@ -59,7 +59,7 @@ class PANetBoxHead(FastRCNNConvFCHead):
         self.flatten = nn.Flatten(start_dim=-3)
         if conv_dims:
             self.conv1 = FusedFirstLayer(
-                self.conv1,
+                self.conv_norm_relus[0],
                 num_levels,
                 initialize=weight_init.c2_msra_fill,
                 operation=fusion,
@@ -67,14 +67,14 @@ class PANetBoxHead(FastRCNNConvFCHead):
             )
         else:
             self.fc1 = FusedFirstLayer(
-                self.fc1,
+                self.fcs[0],
                 num_levels,
                 initialize=weight_init.c2_xavier_fill,
-                activation=self.fc_relu1,
+                activation=nn.ReLU(),
                 operation=fusion,
                 position=fusion_position,
             )
-            self.fc_relu1 = nn.Identity()
+            self.fc_relu1 = nn.Identity()  # comes before the fusion, not after it
 
     @classmethod
     def from_config(cls, cfg: CfgNode, input_shape: ShapeSpec) -> dict[str, Any]:

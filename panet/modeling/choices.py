@@ -2,6 +2,7 @@
 
 from collections.abc import Collection
 
+
 def check_choice(key: str, value: str, allowed: Collection[str]) -> str:
     """Return ``value`` if it is one of ``allowed``.
 

@@ -67,5 +67,7 @@ class FusedFirstLayer(nn.Module):
         """
         if self.position == "before":
             return self.activation(self.levels[0](fuse_levels(x, self.operation)))
-        outputs = (self.activation(layer(level)) for layer, level in zip(self.levels, x, strict=True))
+        outputs = (
+            self.activation(layer(level)) for layer, level in zip(self.levels, x, strict=True)
+        )
         return fuse_levels(outputs, self.operation)

@@ -1,5 +1,6 @@
-"""The mask branch: convolutions on features of all levels, and fully-connected fusion (3.2, 3.3)."""
+"""The mask branch: adaptive feature pooling and fully-connected fusion (sections 3.2, 3.3)."""
 
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -15,7 +16,11 @@ from .fusion import FusedFirstLayer
 from .norms import check_roi_norm
 from .pooler import num_pooled_levels
 
-_COMBINATIONS = {"sum": torch.add, "product": torch.mul, "max": torch.maximum}
+_COMBINATIONS: dict[str, Callable[[Tensor, Tensor], Tensor]] = {
+    "sum": torch.add,
+    "product": torch.mul,
+    "max": torch.maximum,
+}
 
 
 class FullyConnectedBranch(nn.Module):
@@ -107,7 +112,7 @@ class PANetMaskHead(MaskRCNNConvUpsampleHead):
             input_shape, num_classes=num_classes, conv_dims=conv_dims, conv_norm=conv_norm, **kwargs
         )
         self.mask_fcn1 = FusedFirstLayer(
-            self.mask_fcn1,
+            self.conv_norm_relus[0],
             num_levels,
             initialize=weight_init.c2_msra_fill,
             operation=fusion,
@@ -117,8 +122,8 @@ class PANetMaskHead(MaskRCNNConvUpsampleHead):
         self.fc_combination = check_choice(
             "MODEL.FC_FUSION.COMBINATION", fc_combination, _COMBINATIONS
         )
-        self.fc_source_index = None if fc_source == "none" else needed - 1
-        self.fc_branch = None
+        self.fc_source_index = needed - 1
+        self.fc_branch: FullyConnectedBranch | None = None
         if fc_source != "none":
             self.fc_branch = FullyConnectedBranch(
                 ShapeSpec(
@@ -149,12 +154,13 @@ class PANetMaskHead(MaskRCNNConvUpsampleHead):
         Returns:
             Mask logits, (R, num_classes, 2 H, 2 W).
         """
+        fc_logits = None
         for index, conv in enumerate(self.conv_norm_relus):
             x = conv(x)
-            if index == self.fc_source_index:
+            if self.fc_branch is not None and index == self.fc_source_index:
                 fc_logits = self.fc_branch(x)
         logits = self.predictor(self.deconv_relu(self.deconv(x)))
-        if self.fc_source_index is None:
+        if fc_logits is None:
             return logits
         return _COMBINATIONS[self.fc_combination](logits, fc_logits)
 

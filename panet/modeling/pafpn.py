@@ -2,6 +2,8 @@
 
 import math
 from collections.abc import Sequence
+from itertools import pairwise
+from typing import Protocol
 
 from detectron2.config import CfgNode
 from detectron2.layers import Conv2d, ShapeSpec, get_norm
@@ -12,6 +14,16 @@ from torch import Tensor, nn
 
 from .choices import check_choice
 from .norms import check_norm
+
+
+class TopBlock(Protocol):
+    """What detectron2's ``LastLevelMaxPool`` and ``LastLevelP6P7`` have in common."""
+
+    num_levels: int
+    in_feature: str
+
+    def __call__(self, x: Tensor) -> Sequence[Tensor]:
+        """Further levels, each half the size of the one before."""
 
 
 class PAFPN(FPN):
@@ -32,7 +44,7 @@ class PAFPN(FPN):
         in_features: Sequence[str],
         out_channels: int,
         norm: str = "",
-        top_block: nn.Module | None = None,
+        top_block: TopBlock | None = None,
         fuse_type: str = "sum",
         square_pad: int = 0,
         path_norm: str = "",
@@ -51,13 +63,11 @@ class PAFPN(FPN):
         check_norm("MODEL.FPN.NORM", norm)
         check_norm("MODEL.PAFPN.NORM", path_norm)
         # FPN would apply the top block to its own coarsest level.
-        super().__init__(
-            bottom_up, in_features, out_channels, norm, None, fuse_type, square_pad
-        )
+        super().__init__(bottom_up, in_features, out_channels, norm, None, fuse_type, square_pad)
         levels = self._out_features
         if top_block is not None:
             check_choice("top_block.in_feature", top_block.in_feature, levels)
-        self.path_top_block = top_block
+        self.path_top_block: TopBlock | None = top_block
         self.path_downsample = nn.ModuleDict(
             {finer: _path_conv(out_channels, path_norm, stride=2) for finer in levels[:-1]}
         )
@@ -75,7 +85,7 @@ class PAFPN(FPN):
         """
         features = super().forward(x)
         levels = self._out_features
-        for finer, coarser in zip(levels, levels[1:]):
+        for finer, coarser in pairwise(levels):
             lateral = self.path_downsample[finer](features[finer]) + features[coarser]
             features[coarser] = self.path_output[coarser](lateral)
         if self.path_top_block is not None:
@@ -115,7 +125,7 @@ def _path_conv(channels: int, norm: str, stride: int) -> Conv2d:
     return conv
 
 
-def _build_resnet_pafpn(cfg: CfgNode, input_shape: ShapeSpec, top_block: nn.Module) -> PAFPN:
+def _build_resnet_pafpn(cfg: CfgNode, input_shape: ShapeSpec, top_block: TopBlock) -> PAFPN:
     return PAFPN(
         bottom_up=build_resnet_backbone(cfg, input_shape),
         in_features=cfg.MODEL.FPN.IN_FEATURES,

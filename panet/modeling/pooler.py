@@ -79,14 +79,20 @@ class AllLevelPooler(nn.Module):
             return gather_roi_align(
                 x, rois, self.output_size, self.scales, self.sampling_ratio, self.aligned
             )
-        return torch.stack(
-            [
-                roi_align(
-                    level, rois, self.output_size, scale, self.sampling_ratio, self.aligned
-                )
-                for level, scale in zip(x, self.scales)
-            ]
-        )
+        # Coordinates in half precision would move the samples.
+        exact = torch.promote_types(x[0].dtype, torch.float32)
+        pooled = [
+            roi_align(
+                level.to(exact),
+                rois.to(exact),
+                self.output_size,
+                scale,
+                self.sampling_ratio,
+                self.aligned,
+            )
+            for level, scale in zip(x, self.scales)
+        ]
+        return torch.stack(pooled).to(x[0].dtype)
 
 
 def gather_roi_align(
@@ -117,7 +123,7 @@ def gather_roi_align(
     channels = x[0].shape[1]
     table = torch.cat([level.permute(0, 2, 3, 1).reshape(-1, channels) for level in x])
     # Coordinates in half precision would move the samples.
-    rois = rois.to(torch.promote_types(rois.dtype, torch.float32))
+    rois = rois.to(torch.promote_types(table.dtype, torch.float32))
     indices, weights, first_row = [], [], 0
     for level, scale in zip(x, scales):
         level_indices, level_weights = _bag_of_pixels(

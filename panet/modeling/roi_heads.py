@@ -18,17 +18,13 @@ class PANetROIHeads(StandardROIHeads):
     """
 
     @classmethod
-    def _init_box_head(
-        cls, cfg: CfgNode, input_shape: dict[str, ShapeSpec]
-    ) -> dict[str, Any]:
+    def _init_box_head(cls, cfg: CfgNode, input_shape: dict[str, ShapeSpec]) -> dict[str, Any]:
         ret = super()._init_box_head(cfg, input_shape)
         ret["box_pooler"] = build_pooler(cfg, cfg.MODEL.ROI_BOX_HEAD, input_shape)
         return ret
 
     @classmethod
-    def _init_mask_head(
-        cls, cfg: CfgNode, input_shape: dict[str, ShapeSpec]
-    ) -> dict[str, Any]:
+    def _init_mask_head(cls, cfg: CfgNode, input_shape: dict[str, ShapeSpec]) -> dict[str, Any]:
         ret = super()._init_mask_head(cfg, input_shape)
         if ret.get("mask_pooler") is not None:
             ret["mask_pooler"] = build_pooler(cfg, cfg.MODEL.ROI_MASK_HEAD, input_shape)

@@ -28,7 +28,7 @@ GROUPS = [int(i % 3 == 0) for i in range(20)]
 
 def batches(first: int, count: int, groups: list[int] | None = GROUPS) -> list[list[int]]:
     sampler = TrainBatchSampler(Indices(), 4, groups, first_batch=first)
-    return [[draw.index for draw in batch] for batch in islice(sampler, count)]
+    return [[draw.image for draw in batch] for batch in islice(sampler, count)]
 
 
 def test_batches_are_those_of_detectron2() -> None:

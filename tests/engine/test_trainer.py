@@ -1,4 +1,4 @@
-"""Training: it learns, resumes exactly, runs in several processes, and its models evaluate alike."""
+"""Training: it learns, resumes exactly, and what it saves evaluates alike."""
 
 import json
 from pathlib import Path
@@ -94,9 +94,7 @@ def assert_equal_metrics(actual: dict[str, Any], expected: dict[str, Any]) -> No
         assert actual[task] == pytest.approx(expected[task], abs=1e-6, nan_ok=True)
 
 
-def test_evaluation_with_augmentation(
-    tiny_cfg: CfgNode, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_evaluation_with_augmentation(tiny_cfg: CfgNode, monkeypatch: pytest.MonkeyPatch) -> None:
     calls = []
     forward = GeneralizedRCNNWithTTA.__call__
     monkeypatch.setattr(

@@ -24,7 +24,11 @@ def conv_norm_relu(x: Tensor, conv: nn.Conv2d) -> Tensor:
 
 
 def box_head(heavier: bool, **kwargs: object) -> PANetBoxHead:
-    dims = {"conv_dims": [32] * 4, "fc_dims": [16]} if heavier else {"conv_dims": [], "fc_dims": [16, 16]}
+    dims = (
+        {"conv_dims": [32] * 4, "fc_dims": [16]}
+        if heavier
+        else {"conv_dims": [], "fc_dims": [16, 16]}
+    )
     return PANetBoxHead(BOX_SHAPE, **dims, **kwargs)
 
 
@@ -45,7 +49,8 @@ def test_2fc_box_head(fusion: str) -> None:
     randomize(head)
     x = torch.randn(LEVELS, ROIS, CHANNELS, 7, 7)
     first = [
-        (x[i].reshape(ROIS, -1) @ fc.weight.T + fc.bias).relu() for i, fc in enumerate(head.fc1.levels)
+        (x[i].reshape(ROIS, -1) @ fc.weight.T + fc.bias).relu()
+        for i, fc in enumerate(head.fc1.levels)
     ]
     expected = F.linear(reduce(FUSIONS[fusion], first), head.fc2.weight, head.fc2.bias).relu()
     torch.testing.assert_close(head(x), expected)
@@ -93,14 +98,20 @@ def test_mask_head(source: str, combination: str) -> None:
     head = mask_head(fc_source=source, fc_combination=combination)
     randomize(head)
     x = torch.randn(LEVELS, ROIS, CHANNELS, 14, 14)
-    conv = [reduce(torch.maximum, [conv_norm_relu(x[i], c) for i, c in enumerate(head.mask_fcn1.levels)])]
+    conv = [
+        reduce(
+            torch.maximum, [conv_norm_relu(x[i], c) for i, c in enumerate(head.mask_fcn1.levels)]
+        )
+    ]
     for layer in (head.mask_fcn2, head.mask_fcn3, head.mask_fcn4):
         conv.append(conv_norm_relu(conv[-1], layer))
     up = F.conv_transpose2d(conv[3], head.deconv.weight, head.deconv.bias, stride=2).relu()
     expected = F.conv2d(up, head.predictor.weight, head.predictor.bias)
     if source != "none":
         branch = head.fc_branch
-        y = conv_norm_relu(conv_norm_relu(conv[int(source[-1]) - 1], branch.conv4_fc), branch.conv5_fc)
+        y = conv_norm_relu(
+            conv_norm_relu(conv[int(source[-1]) - 1], branch.conv4_fc), branch.conv5_fc
+        )
         assert y.shape[1] == 32
         fc = F.linear(y.flatten(1), branch.fc.weight, branch.fc.bias).view(ROIS, 28, 28)
         combine = {"sum": torch.add, "product": torch.mul, "max": torch.maximum}[combination]
@@ -127,7 +138,10 @@ def test_no_rois_in_training(norm: str) -> None:
     ("build", "message"),
     [
         (lambda: box_head(True, fusion="mean"), r"FUSION is 'mean'.*'max', 'sum'"),
-        (lambda: box_head(True, fusion_position="never"), r"POSITION is 'never'.*'after', 'before'"),
+        (
+            lambda: box_head(True, fusion_position="never"),
+            r"POSITION is 'never'.*'after', 'before'",
+        ),
         (lambda: box_head(True, conv_norm="batch"), r"ROI_BOX_HEAD\.NORM is 'batch'.*'GN'"),
         (lambda: mask_head(conv_norm="batch"), r"ROI_MASK_HEAD\.NORM is 'batch'.*'GN'"),
         (lambda: mask_head(fc_source="conv5"), r"SOURCE is 'conv5'.*'none', 'conv2'"),

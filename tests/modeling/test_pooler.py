@@ -66,11 +66,15 @@ def test_equals_torchvision_forward_and_backward(pooler_type: str, ratio: int) -
     boxes = [random_boxes(60), random_boxes(41)]
     pooler = AllLevelPooler(7, SCALES, ratio, pooler_type)
     pooled = pooler(x, [Boxes(b.double()) for b in boxes])
-    reference = torchvision_pooling(x, [b.float().double() for b in boxes], ratio, pooler_type == "ROIAlignV2")
+    reference = torchvision_pooling(
+        x, [b.float().double() for b in boxes], ratio, pooler_type == "ROIAlignV2"
+    )
     torch.testing.assert_close(pooled, reference)
     gradient = torch.randn_like(reference)
     for actual, expected in zip(
-        torch.autograd.grad(pooled, x, gradient), torch.autograd.grad(reference, x, gradient), strict=True
+        torch.autograd.grad(pooled, x, gradient),
+        torch.autograd.grad(reference, x, gradient),
+        strict=True,
     ):
         torch.testing.assert_close(actual, expected)
 

@@ -7,7 +7,7 @@ from detectron2.config import CfgNode
 from detectron2.data import MetadataCatalog
 from detectron2.evaluation import COCOEvaluator, DatasetEvaluator
 
-from .cityscapes import build_cityscapes_evaluator
+from .cityscapes import CityscapesInstanceEvaluator
 from .lvis import LVISEvaluator
 
 
@@ -21,7 +21,7 @@ def _lvis(dataset_name: str, output_dir: str) -> DatasetEvaluator:
 
 
 def _cityscapes_instance(dataset_name: str, output_dir: str) -> DatasetEvaluator:
-    return build_cityscapes_evaluator(dataset_name)
+    return CityscapesInstanceEvaluator(dataset_name)
 
 
 _EVALUATORS: dict[str, Callable[[str, str], DatasetEvaluator]] = {

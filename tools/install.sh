@@ -55,7 +55,8 @@ install_packages() {
   pins=$(grep -E '^(pip|setuptools)==' requirements.lock)
   # shellcheck disable=SC2086
   "$python" -m pip install --quiet $pins
-  "$python" -m pip install --no-deps --no-build-isolation -r requirements.lock
+  echo "Installing the packages of requirements.lock, 3 GB to download with CUDA's ..."
+  "$python" -m pip install --quiet --no-deps --no-build-isolation -r requirements.lock
   finish packages "$lock"
 }
 
@@ -76,7 +77,7 @@ install_detectron2() {
   elif [[ $wanted == default ]]; then
     # The wheel is tagged for one Python for the sake of a compiled extension that this project
     # does not use; its Python code runs on all.
-    "$python" -m pip install --no-deps --target "$site" --only-binary=:all: \
+    "$python" -m pip install --quiet --no-deps --target "$site" --only-binary=:all: \
       --python-version 3.10 --implementation cp --abi none --platform any \
       --require-hashes -r requirements-detectron2.txt
   else

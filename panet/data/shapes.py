@@ -1,6 +1,6 @@
 """The embedded dataset: textured, overlapping shapes over clutter, drawn by the project itself.
 
-Colour and texture say nothing about the kind of a shape, and every kind is turned and stretched,
+Colour and texture say nothing about the kind of a shape, and every kind is tilted and stretched,
 so that only its outline tells. Sizes go from 8 to 200 pixels, small ones being more frequent.
 """
 
@@ -42,14 +42,10 @@ class Split:
 SPLITS = (Split("train", 2000, seed=1), Split("val", 250, seed=2))
 
 
-def _circle(radius: float) -> Points:
-    angle = np.linspace(0, 2 * np.pi, 48, endpoint=False)
-    return radius * np.stack([np.cos(angle), np.sin(angle)], axis=1)
-
-
-def _regular_polygon(sides: int) -> Points:
-    angle = 2 * np.pi * np.arange(sides) / sides
-    return np.stack([np.cos(angle), np.sin(angle)], axis=1)
+def _regular_polygon(corners: int, first: float = 0.0) -> Points:
+    """Corners on the unit circle, the first one at the angle ``first`` from the top."""
+    angle = 2 * np.pi * np.arange(corners) / corners + first
+    return np.stack([np.sin(angle), -np.cos(angle)], axis=1)
 
 
 def _star() -> Points:
@@ -57,13 +53,13 @@ def _star() -> Points:
     return radius * _regular_polygon(10)
 
 
-OUTLINES: dict[str, list[Points]] = {
-    "disk": [_circle(1.0)],
-    "square": [_regular_polygon(4)],
-    "triangle": [_regular_polygon(3)],
-    "star": [_star()],
+OUTLINES: dict[str, Points] = {
+    "disk": _regular_polygon(48),
+    "square": _regular_polygon(4, first=np.pi / 4),
+    "triangle": _regular_polygon(3),
+    "star": _star(),
 }
-"""Each kind's contours within the unit circle; a second contour is a hole."""
+"""Each kind's contour within the unit circle."""
 
 CATEGORIES = tuple(OUTLINES)
 
@@ -105,25 +101,24 @@ def draw_image(seed: int, index: int) -> tuple[Image, list[int], list[Mask]]:
     return np.clip(image + noise, 0, 255).astype(np.uint8), kinds, visible
 
 
-def _place(rng: np.random.Generator, outline: list[Points]) -> Mask:
-    """The mask of a shape of random size, aspect, rotation and position, cut at the border."""
+def _place(rng: np.random.Generator, outline: Points) -> Mask:
+    """The mask of a shape of random size, tilt, stretch and position, cut at the border."""
     extent = rng.uniform(MIN_EXTENT**0.5, MAX_EXTENT**0.5) ** 2
+    axis = _rotation(rng.uniform(0, np.pi))
     stretch = np.exp(rng.uniform(-0.2, 0.2))
-    angle = rng.uniform(0, 2 * np.pi)
-    rotation = np.array([[np.cos(angle), -np.sin(angle)], [np.sin(angle), np.cos(angle)]])
-    spin = rng.uniform(0, 2 * np.pi)
-    inner = np.array([[np.cos(spin), -np.sin(spin)], [np.sin(spin), np.cos(spin)]])
-    linear = extent / 2 * rotation @ np.diag([stretch, 1 / stretch]) @ inner
+    linear = axis @ np.diag([stretch, 1 / stretch]) @ axis.T @ _rotation(rng.uniform(-0.5, 0.5))
     margin = extent / 4
     center = rng.uniform(margin, IMAGE_SIZE - margin, size=2)
     # OpenCV takes fixed-point coordinates with this many fractional bits.
     bits = 4
-    contours = [
-        np.round((points @ linear.T + center) * 2**bits).astype(np.int32) for points in outline
-    ]
+    contour = np.round((extent / 2 * outline @ linear.T + center) * 2**bits).astype(np.int32)
     mask = np.zeros((IMAGE_SIZE, IMAGE_SIZE), np.uint8)
-    cv2.fillPoly(mask, contours, 1, shift=bits)
+    cv2.fillPoly(mask, [contour], 1, shift=bits)
     return mask.astype(bool)
+
+
+def _rotation(angle: float) -> Points:
+    return np.array([[np.cos(angle), -np.sin(angle)], [np.sin(angle), np.cos(angle)]])
 
 
 def _background(rng: np.random.Generator) -> Canvas:

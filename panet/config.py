@@ -33,6 +33,9 @@ def add_panet_config(cfg: CfgNode) -> None:
     # How its logits meet those of the convolutional branch: "sum", "product" or "max".
     cfg.MODEL.FC_FUSION.COMBINATION = "sum"
 
+    # Keep feature maps channels-last in training and evaluation, which most convolutions prefer.
+    cfg.MODEL.CHANNELS_LAST = False
+
     # "SGD", as in detectron2, or "AdamW".
     cfg.SOLVER.OPTIMIZER = "SGD"
     # What SOLVER.AMP.ENABLED computes in: "float16", on CUDA only, or "bfloat16".

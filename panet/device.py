@@ -4,6 +4,7 @@ import logging
 
 import torch
 from detectron2.config import CfgNode
+from detectron2.utils import comm
 
 logger = logging.getLogger(__name__)
 
@@ -11,7 +12,8 @@ logger = logging.getLogger(__name__)
 def fall_back_to_cpu(cfg: CfgNode) -> None:
     """Set ``MODEL.DEVICE`` to "cpu", with a warning, if it asks for CUDA and there is none."""
     if torch.device(cfg.MODEL.DEVICE).type == "cuda" and not torch.cuda.is_available():
-        logger.warning("CUDA is not available: MODEL.DEVICE %s becomes cpu.", cfg.MODEL.DEVICE)
+        if comm.is_main_process():
+            logger.warning("CUDA is not available: MODEL.DEVICE %s becomes cpu.", cfg.MODEL.DEVICE)
         cfg.MODEL.DEVICE = "cpu"
 
 

@@ -13,6 +13,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+import numpy as np
 import torch
 from detectron2.config import CfgNode
 from detectron2.data import DatasetCatalog, MetadataCatalog
@@ -114,11 +115,15 @@ def draw_pictures(cfg: CfgNode, model: torch.nn.Module, folder: Path) -> None:
     records = DatasetCatalog.get(dataset)[:NUM_PICTURES]
     loader = PANetTrainer.build_test_loader(cfg, dataset)
     model.eval()
+    pictures = []
     with torch.no_grad():
         for record, inputs in zip(tqdm(records, desc="pictures"), loader):
             instances = model(inputs)[0]["instances"]
-            picture = draw_comparison(record, instances, MetadataCatalog.get(dataset), scale=2.0)
+            picture = draw_comparison(record, instances, MetadataCatalog.get(dataset), scale=1.5)
             Image.fromarray(picture).save(folder / Path(record["file_name"]).name)
+            pictures.append(picture)
+    rows = [np.concatenate(pictures[i : i + 2], axis=1) for i in range(0, 6, 2)]
+    Image.fromarray(np.concatenate(rows)).save(folder / "overview.jpg")
 
 
 if __name__ == "__main__":

@@ -89,7 +89,8 @@ class PANetTrainer(DefaultTrainer):
             cfg = cfg.clone()
             cfg.defrost()
             replace_cuda_only_norms(cfg)
-        return super().build_model(cfg)
+        model = super().build_model(cfg)
+        return model.to(memory_format=torch.channels_last) if cfg.MODEL.CHANNELS_LAST else model
 
     @classmethod
     def build_optimizer(cls, cfg: CfgNode, model: nn.Module) -> torch.optim.Optimizer:

@@ -16,18 +16,12 @@ logger = logging.getLogger(__name__)
 # Released checkpoints: configuration name to URL.
 _CHECKPOINT_URLS: dict[str, str] = {}
 
-
-def _config_root() -> Path:
-    """The folder of configurations: in the package when installed, beside it in a clone."""
-    package = Path(__file__).parent
-    installed = package / "configs"
-    return installed if installed.is_dir() else package.parent / "configs"
+_CONFIG_ROOT = Path(__file__).parent / "configs"
 
 
 def list_configs() -> list[str]:
     """Every name that the functions of this module take, e.g. "panet_R50_2x.yaml"."""
-    root = _config_root()
-    paths = (path.relative_to(root) for path in root.rglob("*.yaml"))
+    paths = (path.relative_to(_CONFIG_ROOT) for path in _CONFIG_ROOT.rglob("*.yaml"))
     return sorted(path.as_posix() for path in paths if not path.name.startswith("Base-"))
 
 
@@ -46,7 +40,7 @@ def get_config_file(config_path: str) -> str:
         raise ValueError(
             f"{config_path!r} is not in PANet's model zoo; the closest are {', '.join(close)}."
         )
-    return str(_config_root() / config_path)
+    return str(_CONFIG_ROOT / config_path)
 
 
 def get_config(config_path: str, trained: bool = False) -> CfgNode:

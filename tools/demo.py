@@ -18,6 +18,7 @@ import torch
 from detectron2.config import CfgNode
 from detectron2.data import DatasetCatalog, MetadataCatalog
 from detectron2.engine import default_setup
+from detectron2.utils.logger import setup_logger
 from PIL import Image
 from tabulate import tabulate
 from tqdm import tqdm
@@ -57,8 +58,8 @@ def main() -> None:
         seconds[name] = round(time.perf_counter() - start, 1)
 
     resume = has_same_config(args.output_dir / "config.yaml", cfg)
+    print_warnings_only(cfg.OUTPUT_DIR)
     default_setup(cfg, args)
-    show_warnings_only()
     with stage("data", "Drawing the dataset ..."):
         for name in (*cfg.DATASETS.TRAIN, *cfg.DATASETS.TEST):
             DatasetCatalog.get(name)
@@ -89,10 +90,12 @@ def has_same_config(config_file: Path, cfg: CfgNode) -> bool:
     return config_file.exists() and config_file.read_text() == cfg.dump()
 
 
-def show_warnings_only() -> None:
+def print_warnings_only(output_dir: str) -> None:
     """Leave detectron2's long reports to the log file."""
-    for name in ("detectron2", "fvcore"):
-        for handler in logging.getLogger(name).handlers:
+    # Called with these very arguments again, as default_setup does, it adds no further handler.
+    fvcore_logger = setup_logger(output_dir, distributed_rank=0, name="fvcore")
+    for logger in (fvcore_logger, setup_logger(output_dir, distributed_rank=0)):
+        for handler in logger.handlers:
             if getattr(handler, "stream", None) is sys.stdout:
                 handler.setLevel(logging.WARNING)
 

@@ -23,11 +23,13 @@ Mask = npt.NDArray[np.bool_]
 Points = npt.NDArray[np.float64]
 Canvas = npt.NDArray[np.float32]
 
-IMAGE_SIZE = 256
+IMAGE_SIZE = 224
 """Height and width of every image, in pixels."""
 MIN_EXTENT, MAX_EXTENT = 8, 200
 MIN_VISIBLE_FRACTION = 0.6
 MIN_VISIBLE_PIXELS = 24
+ATTEMPTS = 4
+"""How often another place is tried for a shape that would hide others, before it is left out."""
 
 
 @dataclass(frozen=True)
@@ -72,38 +74,42 @@ def draw_image(seed: int, index: int) -> tuple[Image, list[int], list[Mask]]:
         index: number of the image in it.
 
     Returns:
-        The image, (256, 256, 3) BGR; for each object, from back to front, the index of its kind
-        in :data:`CATEGORIES` and the visible part of its mask, (256, 256).
+        The image, (224, 224, 3) BGR; for each object, from back to front, the index of its kind
+        in :data:`CATEGORIES` and the visible part of its mask, (224, 224).
     """
     rng = np.random.default_rng((seed, index))
     image = _background(rng)
     kinds: list[int] = []
     full_areas: list[int] = []
     visible: list[Mask] = []
-    wanted = rng.integers(5, 13)
-    for _ in range(3 * wanted):
-        if len(kinds) == wanted:
-            break
+    # Small shapes lie on large ones rather than under them, where they would not be seen.
+    sizes = rng.uniform(MIN_EXTENT**0.5, MAX_EXTENT**0.5, size=rng.integers(5, 13)) ** 2
+    for extent in sorted(sizes, reverse=True):
         kind = int(rng.integers(len(CATEGORIES)))
-        mask = _place(rng, OUTLINES[CATEGORIES[kind]])
-        remaining = [old & ~mask for old in visible]
-        areas = [*full_areas, int(mask.sum())]
-        if any(
-            part.sum() < max(MIN_VISIBLE_PIXELS, MIN_VISIBLE_FRACTION * area)
-            for part, area in zip([*remaining, mask], areas)
-        ):
-            continue
-        _paint(rng, image, mask)
-        kinds.append(kind)
-        full_areas = areas
-        visible = [*remaining, mask]
+        for _ in range(ATTEMPTS):
+            mask = _place(rng, OUTLINES[CATEGORIES[kind]], extent)
+            remaining = [old & ~mask for old in visible]
+            areas = [*full_areas, int(mask.sum())]
+            if _all_visible([*remaining, mask], areas):
+                _paint(rng, image, mask)
+                kinds.append(kind)
+                full_areas = areas
+                visible = [*remaining, mask]
+                break
     noise = rng.uniform(2.0, 10.0) * rng.standard_normal(image.shape, dtype=np.float32)
     return np.clip(image + noise, 0, 255).astype(np.uint8), kinds, visible
 
 
-def _place(rng: np.random.Generator, outline: Points) -> Mask:
-    """The mask of a shape of random size, tilt, stretch and position, cut at the border."""
-    extent = rng.uniform(MIN_EXTENT**0.5, MAX_EXTENT**0.5) ** 2
+def _all_visible(parts: list[Mask], full_areas: list[int]) -> bool:
+    """Whether enough of every shape is seen, given the part of each that is."""
+    return all(
+        part.sum() >= max(MIN_VISIBLE_PIXELS, MIN_VISIBLE_FRACTION * area)
+        for part, area in zip(parts, full_areas)
+    )
+
+
+def _place(rng: np.random.Generator, outline: Points, extent: float) -> Mask:
+    """The mask of a shape with random tilt, stretch and position, cut at the border."""
     axis = _rotation(rng.uniform(0, np.pi))
     stretch = np.exp(rng.uniform(-0.2, 0.2))
     linear = axis @ np.diag([stretch, 1 / stretch]) @ axis.T @ _rotation(rng.uniform(-0.5, 0.5))
@@ -157,7 +163,7 @@ def _paint(rng: np.random.Generator, image: Canvas, mask: Mask) -> None:
 
 
 def _coordinates(rng: np.random.Generator) -> tuple[Canvas, Canvas]:
-    """Two perpendicular axes at a random angle, in pixels, each (256, 256)."""
+    """Two perpendicular axes at a random angle, in pixels, each (224, 224)."""
     y, x = np.mgrid[:IMAGE_SIZE, :IMAGE_SIZE].astype(np.float32)
     angle = np.float32(rng.uniform(0, np.pi))
     return x * np.cos(angle) + y * np.sin(angle), y * np.cos(angle) - x * np.sin(angle)

@@ -57,7 +57,7 @@ def test_small_medium_and_large_objects_of_every_kind(coco: COCO) -> None:
         areas = np.array([a["area"] for a in coco.loadAnns(coco.getAnnIds(catIds=[category]))])
         assert (areas < 32**2).sum() >= 10
         assert ((areas >= 32**2) & (areas < 96**2)).sum() >= 10
-        assert (areas >= 96**2).sum() >= 2
+        assert (areas >= 96**2).sum() >= 1
 
 
 def test_an_interrupted_drawing_starts_over(tmp_path: Path) -> None:

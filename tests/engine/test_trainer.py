@@ -22,13 +22,13 @@ def weights(trainer: PANetTrainer) -> dict[str, torch.Tensor]:
     return {name: value.clone() for name, value in trainer.model.state_dict().items()}
 
 
-def every_loss(trainer: PANetTrainer) -> list[float]:
-    """Train, and return the total loss of each iteration."""
+def every_loss(trainer: PANetTrainer, name: str) -> list[float]:
+    """Train, and return a loss of each iteration."""
     losses: list[float] = []
     step = trainer.after_step
 
     def record() -> None:
-        losses.append(trainer.storage.latest()["total_loss"][0])
+        losses.append(trainer.storage.latest()[name][0])
         step()
 
     trainer.after_step = record
@@ -36,10 +36,12 @@ def every_loss(trainer: PANetTrainer) -> list[float]:
     return losses
 
 
-def trained(cfg: CfgNode, resume: bool = False) -> tuple[PANetTrainer, list[float]]:
+def trained(
+    cfg: CfgNode, resume: bool = False, loss: str = "total_loss"
+) -> tuple[PANetTrainer, list[float]]:
     trainer = PANetTrainer(cfg)
     trainer.resume_or_load(resume=resume)
-    return trainer, every_loss(trainer)
+    return trainer, every_loss(trainer, loss)
 
 
 def without_evaluation(cfg: CfgNode) -> CfgNode:
@@ -49,7 +51,8 @@ def without_evaluation(cfg: CfgNode) -> CfgNode:
 
 
 def test_the_loss_falls(tiny_cfg: CfgNode) -> None:
-    tiny_cfg.SOLVER.MAX_ITER = 30
+    tiny_cfg.SOLVER.MAX_ITER = 40
+    tiny_cfg.SOLVER.BASE_LR = 0.002
     _, losses = trained(without_evaluation(tiny_cfg))
     assert sum(losses[-5:]) < 0.8 * sum(losses[:5])
 
@@ -110,12 +113,13 @@ def test_evaluation_with_augmentation(tiny_cfg: CfgNode, monkeypatch: pytest.Mon
 @pytest.mark.parametrize("dtype", ["bfloat16", "float16"])
 def test_mixed_precision_on_the_cpu(tiny_cfg: CfgNode, dtype: str) -> None:
     cfg = without_evaluation(tiny_cfg)
-    _, exact = trained(cfg)
+    # This loss does not depend on the proposals, which rounding may exchange for others.
+    _, exact = trained(cfg, loss="loss_rpn_cls")
     cfg.SOLVER.AMP.ENABLED = True
     cfg.SOLVER.AMP.DTYPE = dtype
-    _, losses = trained(cfg)
+    _, losses = trained(cfg, loss="loss_rpn_cls")
     assert losses != exact
-    assert losses[0] == pytest.approx(exact[0], rel=0.05)
+    assert losses[0] == pytest.approx(exact[0], rel=0.01)
 
 
 def test_unknown_optimizer_and_precision_are_refused(tiny_cfg: CfgNode) -> None:

@@ -23,13 +23,13 @@ Mask = npt.NDArray[np.bool_]
 Points = npt.NDArray[np.float64]
 Canvas = npt.NDArray[np.float32]
 
-IMAGE_SIZE = 224
+IMAGE_SIZE = 256
 """Height and width of every image, in pixels."""
 MIN_EXTENT, MAX_EXTENT = 8, 200
-MIN_VISIBLE_FRACTION = 0.6
+MIN_VISIBLE_FRACTION = 0.7
 MIN_VISIBLE_PIXELS = 24
-ATTEMPTS = 4
-"""How often another place is tried for a shape that would hide others, before it is left out."""
+ATTEMPTS = 3
+"""How often a shape that would hide others is drawn anew before it is left out."""
 
 
 @dataclass(frozen=True)
@@ -74,20 +74,18 @@ def draw_image(seed: int, index: int) -> tuple[Image, list[int], list[Mask]]:
         index: number of the image in it.
 
     Returns:
-        The image, (224, 224, 3) BGR; for each object, from back to front, the index of its kind
-        in :data:`CATEGORIES` and the visible part of its mask, (224, 224).
+        The image, (256, 256, 3) BGR; for each object, from back to front, the index of its kind
+        in :data:`CATEGORIES` and the visible part of its mask, (256, 256).
     """
     rng = np.random.default_rng((seed, index))
     image = _background(rng)
     kinds: list[int] = []
     full_areas: list[int] = []
     visible: list[Mask] = []
-    # Small shapes lie on large ones rather than under them, where they would not be seen.
-    sizes = rng.uniform(MIN_EXTENT**0.5, MAX_EXTENT**0.5, size=rng.integers(5, 13)) ** 2
-    for extent in sorted(sizes, reverse=True):
+    for _ in range(rng.integers(5, 13)):
         kind = int(rng.integers(len(CATEGORIES)))
         for _ in range(ATTEMPTS):
-            mask = _place(rng, OUTLINES[CATEGORIES[kind]], extent)
+            mask = _place(rng, OUTLINES[CATEGORIES[kind]])
             remaining = [old & ~mask for old in visible]
             areas = [*full_areas, int(mask.sum())]
             if _all_visible([*remaining, mask], areas):
@@ -108,8 +106,9 @@ def _all_visible(parts: list[Mask], full_areas: list[int]) -> bool:
     )
 
 
-def _place(rng: np.random.Generator, outline: Points, extent: float) -> Mask:
-    """The mask of a shape with random tilt, stretch and position, cut at the border."""
+def _place(rng: np.random.Generator, outline: Points) -> Mask:
+    """The mask of a shape of random size, tilt, stretch and position, cut at the border."""
+    extent = rng.uniform(MIN_EXTENT**0.5, MAX_EXTENT**0.5) ** 2
     axis = _rotation(rng.uniform(0, np.pi))
     stretch = np.exp(rng.uniform(-0.2, 0.2))
     linear = axis @ np.diag([stretch, 1 / stretch]) @ axis.T @ _rotation(rng.uniform(-0.5, 0.5))
@@ -163,7 +162,7 @@ def _paint(rng: np.random.Generator, image: Canvas, mask: Mask) -> None:
 
 
 def _coordinates(rng: np.random.Generator) -> tuple[Canvas, Canvas]:
-    """Two perpendicular axes at a random angle, in pixels, each (224, 224)."""
+    """Two perpendicular axes at a random angle, in pixels, each (256, 256)."""
     y, x = np.mgrid[:IMAGE_SIZE, :IMAGE_SIZE].astype(np.float32)
     angle = np.float32(rng.uniform(0, np.pi))
     return x * np.cos(angle) + y * np.sin(angle), y * np.cos(angle) - x * np.sin(angle)

@@ -2,7 +2,7 @@
 # types, lock. Variables: PYTHON, the interpreter to set up with; DETECTRON2, see tools/install.sh.
 
 PYTHON ?= python3
-DETECTRON2 ?= default
+DETECTRON2 ?=
 BIN := .venv/bin
 
 .PHONY: demo test install lint types format lock

@@ -4,35 +4,32 @@
 # Usage: tools/install.sh [DETECTRON2]
 #
 # DETECTRON2 is a folder with detectron2's source, used as it is, or anything else that pip can
-# install. By default it is upstream's Python code as packaged on PyPI.
+# install, or "default": upstream's Python code as packaged on PyPI. Left out, it is what .venv has
+# already, the default in a new one.
 # PYTHON names the interpreter to make .venv with, python3 by default.
 #
-# Safe to repeat: what is in place is not installed again. Safe to interrupt: the next call starts
-# over with a new .venv.
+# Safe to repeat: what is in place is not installed again. Safe to interrupt: where it stopped
+# among the packages, the next call starts over with a new .venv.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 
-detectron2=${1:-default}
 venv=.venv
 python=$venv/bin/python
-unfinished=$venv/unfinished
 
 fail() {
   echo "install.sh: $1" >&2
   exit 1
 }
 
-begin() { touch "$unfinished"; }
-finish() { # finish STAMP CONTENT
-  printf '%s\n' "$2" >"$venv/$1.stamp"
-  rm -f "$unfinished"
+# A stamp holds what a step installed, and is there only if the step came to its end.
+is_done() { # is_done STEP WHAT
+  [[ -e $venv/$1.stamp && $(<"$venv/$1.stamp") == "$2" ]]
 }
-is_done() { # is_done STAMP CONTENT
-  [[ ! -e $unfinished && -e $venv/$1.stamp && $(<"$venv/$1.stamp") == "$2" ]]
-}
+begin() { rm -f "$venv/$1.stamp"; }              # begin STEP
+finish() { printf '%s\n' "$2" >"$venv/$1.stamp"; } # finish STEP WHAT
 
 make_venv() {
-  if [[ -x $python && ! -e $unfinished && -e $venv/packages.stamp ]]; then
+  if [[ -e $venv/packages.stamp ]]; then
     return
   fi
   local interpreter=${PYTHON:-python3}
@@ -45,39 +42,42 @@ make_venv() {
 # Every package is listed in requirements.lock, so pip need not look for more: it would bring a
 # second OpenCV that needs a display.
 install_packages() {
-  local lock
+  local lock pins
   lock=$(sha256sum requirements.lock)
   if is_done packages "$lock"; then
     return
   fi
-  begin
-  local pins
-  pins=$(grep -E '^(pip|setuptools)==' requirements.lock)
-  # shellcheck disable=SC2086
-  "$python" -m pip install --quiet $pins
+  begin packages
+  mapfile -t pins < <(grep -E '^(pip|setuptools)==' requirements.lock)
+  "$python" -m pip install --quiet "${pins[@]}"
   echo "Installing the packages of requirements.lock, 3 GB to download with CUDA's ..."
   "$python" -m pip install --quiet --no-deps --no-build-isolation -r requirements.lock
   finish packages "$lock"
 }
 
-install_detectron2() {
-  local wanted=$detectron2
-  [[ -d $detectron2 ]] && wanted=$(cd "$detectron2" && pwd)
+install_detectron2() { # install_detectron2 WANTED
+  local wanted=$1 site
+  if [[ -z $wanted && -e $venv/detectron2.stamp ]]; then
+    wanted=$(<"$venv/detectron2.stamp")
+  fi
+  wanted=${wanted:-default}
+  if [[ -d $wanted ]]; then
+    wanted=$(cd "$wanted" && pwd)
+    [[ -e $wanted/detectron2/__init__.py ]] || fail "$wanted holds no detectron2/__init__.py"
+  fi
   if is_done detectron2 "$wanted"; then
     return
   fi
-  begin
-  local site
+  begin detectron2
   site=$("$python" -c 'import sysconfig; print(sysconfig.get_path("purelib"))')
   "$python" -m pip uninstall --quiet --yes detectron2 sal-detectron2 2>/dev/null
   rm -f "$site/detectron2-source.pth"
   if [[ -d $wanted ]]; then
-    [[ -e $wanted/detectron2/__init__.py ]] || fail "$wanted holds no detectron2/__init__.py"
     printf '%s\n' "$wanted" >"$site/detectron2-source.pth"
   elif [[ $wanted == default ]]; then
     # The wheel is tagged for one Python for the sake of a compiled extension that this project
     # does not use; its Python code runs on all.
-    "$python" -m pip install --quiet --no-deps --target "$site" --only-binary=:all: \
+    "$python" -m pip install --quiet --no-deps --upgrade --target "$site" --only-binary=:all: \
       --python-version 3.10 --implementation cp --abi none --platform any \
       --require-hashes -r requirements-detectron2.txt
   else
@@ -93,12 +93,12 @@ install_panet() {
   if is_done panet "$project"; then
     return
   fi
-  begin
+  begin panet
   "$python" -m pip install --quiet --no-deps --no-build-isolation --editable .
   finish panet "$project"
 }
 
 make_venv
 install_packages
-install_detectron2
+install_detectron2 "${1:-}"
 install_panet

@@ -4,7 +4,7 @@ A run that was stopped and resumed therefore sees the images, and the augmentati
 undisturbed run would have seen.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -92,12 +92,16 @@ class SeededMapDataset(Dataset[Any]):
         return self.dataset[draw.image]
 
 
-def build_train_loader(cfg: CfgNode, seed: int, first_iteration: int = 0) -> DataLoader[Any]:
+def build_train_loader(
+    cfg: CfgNode, mapper: Callable[[dict[str, Any]], Any] | None = None, first_iteration: int = 0
+) -> DataLoader[Any]:
     """The loader that ``cfg`` asks for, from the batch of ``first_iteration`` on.
 
     Args:
-        cfg: keys ``DATASETS``, ``DATALOADER``, ``INPUT`` and ``SOLVER.IMS_PER_BATCH``.
-        seed: decides the order of images and their augmentation; the same on all processes.
+        cfg: keys ``DATASETS``, ``DATALOADER``, ``INPUT``, ``SOLVER.IMS_PER_BATCH`` and ``SEED``,
+            which decides the order of the images and their augmentation; at random if negative.
+        mapper: makes of a record of the dataset what the model reads; by default detectron2's
+            ``DatasetMapper``.
         first_iteration: number of batches to leave out, without reading them.
 
     Returns:
@@ -113,12 +117,13 @@ def build_train_loader(cfg: CfgNode, seed: int, first_iteration: int = 0) -> Dat
             f"SOLVER.IMS_PER_BATCH is {cfg.SOLVER.IMS_PER_BATCH}; it must be a multiple of the "
             f"{world_size} processes that share it."
         )
+    seed = cfg.SEED if cfg.SEED >= 0 else comm.shared_random_seed()
     cfg = cfg.clone()
     cfg.defrost()
     # detectron2's samplers take their seed from this key or, in older versions, from numpy.
     cfg.SEED = seed
     seed_all_rng(seed)
-    parts = _train_loader_from_config(cfg)
+    parts = _train_loader_from_config(cfg, mapper)
     records = parts["dataset"]
     groups = None
     if parts["aspect_ratio_grouping"]:

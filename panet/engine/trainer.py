@@ -3,6 +3,7 @@
 import logging
 import sys
 import weakref
+from collections.abc import Iterable
 from typing import Any
 
 import torch
@@ -21,9 +22,8 @@ from detectron2.modeling import GeneralizedRCNNWithTTA
 from detectron2.utils import comm
 from detectron2.utils.logger import setup_logger
 from torch import nn
-from torch.utils.data import DataLoader
 
-from panet.data.loader import build_train_loader
+from panet.data.loader import TrainBatchSampler, build_train_loader
 from panet.device import replace_cuda_only_norms
 from panet.evaluation import build_evaluator
 from panet.modeling.choices import check_choice
@@ -74,11 +74,21 @@ class PANetTrainer(DefaultTrainer):
         Returns:
             The metrics of the last evaluation, on the main process.
         """
-        self._trainer.reset_data_loader(
-            lambda: build_train_loader(self.cfg, self._seed_iteration.seed, self.start_iter)
-        )
+        self._trainer.reset_data_loader(self._build_loader_from_start_iter)
         super().train()
         return getattr(self, "_last_eval_results", None)
+
+    def _build_loader_from_start_iter(self) -> Iterable[Any]:
+        cfg = self.cfg.clone()
+        cfg.defrost()
+        cfg.SEED = self._seed_iteration.seed
+        loader = self.build_train_loader(cfg)
+        batches = getattr(loader, "batch_sampler", None)
+        if isinstance(batches, TrainBatchSampler):
+            batches.first_batch = self.start_iter
+        elif self.start_iter > 0:
+            logger.warning("The data loader cannot skip batches: it starts anew, not where it was.")
+        return loader
 
     def build_hooks(self) -> list[HookBase]:
         hooks = super().build_hooks()
@@ -100,8 +110,12 @@ class PANetTrainer(DefaultTrainer):
         return build_optimizer(cfg, model)
 
     @classmethod
-    def build_train_loader(cls, cfg: CfgNode) -> DataLoader[Any]:
-        return build_train_loader(cfg, max(cfg.SEED, 0))
+    def build_train_loader(cls, cfg: CfgNode) -> Iterable[Any]:
+        """Batches for training; override it to call the function of the same name with a mapper.
+
+        Loaders of that function go on where they were when a run is resumed.
+        """
+        return build_train_loader(cfg)
 
     @classmethod
     def build_evaluator(cls, cfg: CfgNode, dataset_name: str) -> DatasetEvaluator:

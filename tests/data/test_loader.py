@@ -49,7 +49,8 @@ def test_an_image_drawn_again_is_augmented_anew() -> None:
 
 
 def read(cfg: CfgNode, first: int, count: int, seed: int = 5) -> list[list[dict[str, Any]]]:
-    return list(islice(build_train_loader(cfg, seed, first), count))
+    cfg.SEED = seed
+    return list(islice(build_train_loader(cfg, first_iteration=first), count))
 
 
 def same(left: list[list[dict[str, Any]]], right: list[list[dict[str, Any]]]) -> bool:
@@ -87,4 +88,4 @@ def test_a_batch_must_divide_among_the_processes(
 ) -> None:
     monkeypatch.setattr("detectron2.utils.comm.get_world_size", lambda: 3)
     with pytest.raises(ValueError, match="IMS_PER_BATCH is 2; it must be a multiple of the 3"):
-        build_train_loader(tiny_cfg, seed=0)
+        build_train_loader(tiny_cfg)

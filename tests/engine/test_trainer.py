@@ -1,6 +1,7 @@
 """Training: it learns, resumes exactly, and what it saves evaluates alike."""
 
 import json
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -8,8 +9,11 @@ import pytest
 import torch
 from detectron2.checkpoint import DetectionCheckpointer
 from detectron2.config import CfgNode
+from detectron2.data import DatasetMapper, build_detection_train_loader
+from detectron2.data.transforms import ResizeShortestEdge
 from detectron2.modeling import GeneralizedRCNNWithTTA
 
+from panet.data.loader import build_train_loader
 from panet.engine import PANetTrainer
 
 
@@ -69,6 +73,39 @@ def test_a_resumed_run_equals_an_undisturbed_one(tiny_cfg: CfgNode, seed: int) -
     assert losses == expected[3:]
     for name, value in weights(undisturbed).items():
         assert torch.equal(value, weights(resumed)[name]), name
+
+
+class WithOwnMapper(PANetTrainer):
+    """What people write to change the augmentation."""
+
+    @classmethod
+    def build_train_loader(cls, cfg: CfgNode) -> Iterable[Any]:
+        augmentations = [ResizeShortestEdge(64)]
+        return build_train_loader(cfg, DatasetMapper(cfg, augmentations=augmentations))
+
+
+class WithForeignLoader(PANetTrainer):
+    """What people wrote for detectron2."""
+
+    @classmethod
+    def build_train_loader(cls, cfg: CfgNode) -> Iterable[Any]:
+        return build_detection_train_loader(cfg)
+
+
+def test_own_loaders_are_used(tiny_cfg: CfgNode, caplog: pytest.LogCaptureFixture) -> None:
+    cfg = without_evaluation(tiny_cfg)
+    cfg.SOLVER.MAX_ITER = 1
+    for trainer_class in (WithOwnMapper, WithForeignLoader):
+        trainer = trainer_class(cfg)
+        trainer.train()
+        first = next(iter(trainer.data_loader))[0]["image"]
+        assert min(first.shape[1:]) == (64 if trainer_class is WithOwnMapper else 96)
+    assert "cannot skip" not in caplog.text
+    cfg.SOLVER.MAX_ITER = 2
+    trainer = WithForeignLoader(cfg)
+    trainer.resume_or_load(resume=True)
+    trainer.train()
+    assert "cannot skip batches" in caplog.text
 
 
 def test_the_same_seed_gives_the_same_run(tiny_cfg: CfgNode) -> None:

@@ -55,6 +55,7 @@ def evaluate_perfect_predictions(evaluator: DatasetEvaluator, dataset: str) -> d
 def test_coco(tiny_cfg: CfgNode, tiny_dataset: str) -> None:
     evaluator = build_evaluator(tiny_cfg, tiny_dataset)
     assert type(evaluator) is COCOEvaluator
+    assert not evaluator._use_fast_impl
     results = evaluate_perfect_predictions(evaluator, tiny_dataset)
     assert results["bbox"]["AP"] == pytest.approx(100)
     assert results["segm"]["AP"] == pytest.approx(100)

@@ -5,12 +5,13 @@ An interrupted run is continued; one that finished is only evaluated and drawn a
 """
 
 import argparse
+import io
 import json
 import logging
 import sys
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, redirect_stdout
 from pathlib import Path
 
 import numpy as np
@@ -65,7 +66,7 @@ def main() -> None:
             DatasetCatalog.get(name)
     with stage("training", "Training ..."):
         trainer = train(cfg, resume)
-    with stage("evaluation", "Evaluating ..."):
+    with stage("evaluation", "Evaluating ..."), redirect_stdout(io.StringIO()):  # pycocotools' own
         metrics = PANetTrainer.test(cfg, trainer.model)
     with stage("pictures", "Drawing predictions ..."):
         draw_pictures(cfg, trainer.model, args.output_dir / "pictures")

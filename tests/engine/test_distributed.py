@@ -40,7 +40,11 @@ class DoubleTrainer(PANetTrainer):
 
     @classmethod
     def build_model(cls, cfg: CfgNode) -> torch.nn.Module:
-        return super().build_model(cfg).double()
+        model = super().build_model(cfg).double()
+        if model.proposal_generator is not None:
+            # Proposals are not part of the loss, and NMS takes no mixture of precisions.
+            model.proposal_generator.predict_proposals = lambda *args: None
+        return model
 
 
 def gradients(cfg: CfgNode, file: str) -> None:

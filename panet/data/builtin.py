@@ -12,10 +12,11 @@ from . import shapes
 
 def register_shapes(root: Path) -> None:
     """Register "shapes_train" and "shapes_val", to be drawn under ``root`` when first used."""
+    folder = root / f"shapes_v{shapes.VERSION}"
     for split in shapes.SPLITS:
         name = f"shapes_{split.name}"
-        image_root = root / "shapes" / split.name
-        json_file = root / "shapes" / "annotations" / f"instances_{split.name}.json"
+        image_root = folder / split.name
+        json_file = folder / "annotations" / f"instances_{split.name}.json"
 
         def load(
             split: shapes.Split = split,

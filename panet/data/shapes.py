@@ -23,6 +23,9 @@ Mask = npt.NDArray[np.bool_]
 Points = npt.NDArray[np.float64]
 Canvas = npt.NDArray[np.float32]
 
+VERSION = 1
+"""To be raised with every change of what is drawn: it names the dataset's folder."""
+
 IMAGE_SIZE = 256
 """Height and width of every image, in pixels."""
 MIN_EXTENT, MAX_EXTENT = 8, 200

@@ -8,9 +8,8 @@ from detectron2.modeling.roi_heads import ROI_BOX_HEAD_REGISTRY, FastRCNNConvFCH
 from fvcore.nn import weight_init
 from torch import nn
 
-from .fusion import FusedFirstLayer
+from .fusion import FusedFirstLayer, fusion_from_config
 from .norms import check_roi_norm
-from .pooler import num_pooled_levels
 
 
 @ROI_BOX_HEAD_REGISTRY.register()
@@ -80,7 +79,5 @@ class PANetBoxHead(FastRCNNConvFCHead):
     def from_config(cls, cfg: CfgNode, input_shape: ShapeSpec) -> dict[str, Any]:
         return {
             **super().from_config(cfg, input_shape),
-            "num_levels": num_pooled_levels(cfg),
-            "fusion": cfg.MODEL.ADAPTIVE_POOLING.FUSION,
-            "fusion_position": cfg.MODEL.ADAPTIVE_POOLING.POSITION,
+            **fusion_from_config(cfg),
         }

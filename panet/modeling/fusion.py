@@ -3,8 +3,10 @@
 import copy
 import functools
 from collections.abc import Callable, Iterable
+from typing import Any
 
 import torch
+from detectron2.config import CfgNode
 from torch import Tensor, nn
 
 from .choices import check_choice
@@ -15,6 +17,16 @@ _FUSIONS: dict[str, Callable[[Tensor, Tensor], Tensor]] = {"max": torch.maximum,
 def fuse_levels(levels: Iterable[Tensor], operation: str) -> Tensor:
     """Element-wise maximum or sum of tensors of one shape."""
     return functools.reduce(_FUSIONS[operation], levels)
+
+
+def fusion_from_config(cfg: CfgNode) -> dict[str, Any]:
+    """The arguments that a head passes on to :class:`FusedFirstLayer`."""
+    adaptive = cfg.MODEL.ADAPTIVE_POOLING
+    return {
+        "num_levels": len(cfg.MODEL.ROI_HEADS.IN_FEATURES) if adaptive.ENABLED else 1,
+        "fusion": adaptive.FUSION,
+        "fusion_position": adaptive.POSITION,
+    }
 
 
 class FusedFirstLayer(nn.Module):

@@ -12,9 +12,8 @@ from fvcore.nn import weight_init
 from torch import Tensor, nn
 
 from .choices import check_choice
-from .fusion import FusedFirstLayer
+from .fusion import FusedFirstLayer, fusion_from_config
 from .norms import check_roi_norm
-from .pooler import num_pooled_levels
 
 _COMBINATIONS: dict[str, Callable[[Tensor, Tensor], Tensor]] = {
     "sum": torch.add,
@@ -139,9 +138,7 @@ class PANetMaskHead(MaskRCNNConvUpsampleHead):
     def from_config(cls, cfg: CfgNode, input_shape: ShapeSpec) -> dict[str, Any]:
         return {
             **super().from_config(cfg, input_shape),
-            "num_levels": num_pooled_levels(cfg),
-            "fusion": cfg.MODEL.ADAPTIVE_POOLING.FUSION,
-            "fusion_position": cfg.MODEL.ADAPTIVE_POOLING.POSITION,
+            **fusion_from_config(cfg),
             "fc_source": cfg.MODEL.FC_FUSION.SOURCE,
             "fc_combination": cfg.MODEL.FC_FUSION.COMBINATION,
         }

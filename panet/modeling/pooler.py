@@ -209,13 +209,6 @@ def _linear_samples(
     )
 
 
-def num_pooled_levels(cfg: CfgNode) -> int:
-    """L, the number of levels from which every RoI is pooled."""
-    if not cfg.MODEL.ADAPTIVE_POOLING.ENABLED:
-        return 1
-    return len(cfg.MODEL.ROI_HEADS.IN_FEATURES)
-
-
 def build_pooler(
     cfg: CfgNode, head_cfg: CfgNode, input_shape: dict[str, ShapeSpec]
 ) -> AllLevelPooler | AssignedLevelPooler:

@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterator, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
+import torch
 from detectron2.config import CfgNode
 from detectron2.data import DatasetFromList, MapDataset
 from detectron2.data.build import (
@@ -140,4 +141,6 @@ def build_train_loader(
         num_workers=parts["num_workers"],
         collate_fn=trivial_batch_collator,
         worker_init_fn=worker_init_reset_seed,
+        # Or starting the workers would take a random number from the iteration that they start in.
+        generator=torch.Generator(),
     )

@@ -1,5 +1,5 @@
 # Targets: demo (train, evaluate and picture PANet on the embedded dataset), test, install, lint,
-# types, lock. Variables: PYTHON, the interpreter to set up with; DETECTRON2, see tools/install.sh.
+# types, format, lock. Variables: PYTHON, the interpreter to set up with; DETECTRON2, see tools/install.sh.
 
 PYTHON ?= python3
 DETECTRON2 ?=

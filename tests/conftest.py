@@ -1,6 +1,8 @@
 """A model and a dataset small enough for every test."""
 
+import atexit
 import os
+import shutil
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
@@ -10,12 +12,14 @@ os.environ["DETECTRON2_DATASETS"] = tempfile.mkdtemp(prefix="panet-tests-")
 
 import pytest
 import torch
-from detectron2.config import CfgNode, get_cfg
+from detectron2.config import CfgNode
 from detectron2.data import DatasetCatalog, MetadataCatalog
 from detectron2.data.datasets import register_coco_instances
 
-import panet
+from panet import load_config
 from panet.data import shapes
+
+atexit.register(shutil.rmtree, os.environ["DETECTRON2_DATASETS"], ignore_errors=True)
 
 CONFIGS = Path(__file__).parents[1] / "configs"
 
@@ -40,10 +44,8 @@ def tiny_dataset(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
 @pytest.fixture
 def tiny_cfg(tiny_dataset: str, tmp_path: Path) -> CfgNode:
     """The quick configuration, smaller, on the tiny dataset."""
-    cfg = get_cfg()
-    panet.add_panet_config(cfg)
-    cfg.merge_from_file(str(CONFIGS / "quick" / "panet_R18_shapes.yaml"))
-    cfg.MODEL.DEVICE = "cpu"
+    config_file = CONFIGS / "quick" / "panet_R18_shapes.yaml"
+    cfg = load_config(str(config_file), ["MODEL.DEVICE", "cpu"])
     cfg.MODEL.FPN.OUT_CHANNELS = 32
     cfg.MODEL.ROI_BOX_HEAD.FC_DIM = 32
     cfg.MODEL.ROI_BOX_HEAD.CONV_DIM = 32

@@ -94,16 +94,18 @@ class SeededMapDataset(Dataset[Any]):
 
 
 def build_train_loader(
-    cfg: CfgNode, mapper: Callable[[dict[str, Any]], Any] | None = None, first_iteration: int = 0
+    cfg: CfgNode, mapper: Callable[[dict[str, Any]], Any] | None = None
 ) -> DataLoader[Any]:
-    """The loader that ``cfg`` asks for, from the batch of ``first_iteration`` on.
+    """The loader that ``cfg`` asks for.
+
+    Its ``batch_sampler`` is a :class:`TrainBatchSampler`, whose ``first_batch`` may be set before
+    the first iteration.
 
     Args:
         cfg: keys ``DATASETS``, ``DATALOADER``, ``INPUT``, ``SOLVER.IMS_PER_BATCH`` and ``SEED``,
             which decides the order of the images and their augmentation; at random if negative.
         mapper: makes of a record of the dataset what the model reads; by default detectron2's
             ``DatasetMapper``.
-        first_iteration: number of batches to leave out, without reading them.
 
     Returns:
         An endless iterable over lists of dicts in detectron2's input format, of
@@ -133,10 +135,7 @@ def build_train_loader(
     return DataLoader(
         SeededMapDataset(mapped, derive_seed(seed, comm.get_rank())),
         batch_sampler=TrainBatchSampler(
-            parts["sampler"],
-            cfg.SOLVER.IMS_PER_BATCH // world_size,
-            groups,
-            first_iteration,
+            parts["sampler"], cfg.SOLVER.IMS_PER_BATCH // world_size, groups
         ),
         num_workers=parts["num_workers"],
         collate_fn=trivial_batch_collator,

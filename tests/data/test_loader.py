@@ -50,7 +50,9 @@ def test_an_image_drawn_again_is_augmented_anew() -> None:
 
 def read(cfg: CfgNode, first: int, count: int, seed: int = 5) -> list[list[dict[str, Any]]]:
     cfg.SEED = seed
-    return list(islice(build_train_loader(cfg, first_iteration=first), count))
+    loader = build_train_loader(cfg)
+    loader.batch_sampler.first_batch = first
+    return list(islice(loader, count))
 
 
 def same(left: list[list[dict[str, Any]]], right: list[list[dict[str, Any]]]) -> bool:

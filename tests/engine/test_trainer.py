@@ -1,6 +1,5 @@
 """Training: it learns, resumes exactly, and what it saves evaluates alike."""
 
-import json
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
@@ -15,11 +14,6 @@ from detectron2.modeling import GeneralizedRCNNWithTTA
 
 from panet.data.loader import build_train_loader
 from panet.engine import PANetTrainer
-
-
-def logged_losses(output_dir: str) -> dict[int, float]:
-    lines = (Path(output_dir) / "metrics.json").read_text().splitlines()
-    return {m["iteration"]: m["total_loss"] for m in map(json.loads, lines) if "total_loss" in m}
 
 
 def weights(trainer: PANetTrainer) -> dict[str, torch.Tensor]:

@@ -25,6 +25,8 @@ def add_panet_config(cfg: CfgNode) -> None:
     cfg.MODEL.ADAPTIVE_POOLING.FUSION = "max"
     # Where the levels are fused: "after" the first parameter layer, or "before" it.
     cfg.MODEL.ADAPTIVE_POOLING.POSITION = "after"
+    # In training, pool again in the backward pass instead of keeping what was pooled.
+    cfg.MODEL.ADAPTIVE_POOLING.RECOMPUTE = False
 
     # Fully-connected fusion in the mask head.
     cfg.MODEL.FC_FUSION = CfgNode()

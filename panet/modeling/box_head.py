@@ -8,6 +8,7 @@ from detectron2.modeling.roi_heads import ROI_BOX_HEAD_REGISTRY, FastRCNNConvFCH
 from fvcore.nn import weight_init
 from torch import nn
 
+from .fully_connected import FullyConnected
 from .fusion import FusedFirstLayer, fusion_from_config
 from .norms import check_roi_norm
 
@@ -17,8 +18,8 @@ class PANetBoxHead(FastRCNNConvFCHead):
     """detectron2's convolutions and fc layers, the first of them one for each level, then fused.
 
     Without convolutions and with two fc layers this is the paper's "2fc" head; with four
-    convolutions and one fc layer, its heavier head. Takes features of shape (L, R, C, H, W) and
-    returns (R, ``output_shape.channels``).
+    convolutions and one fc layer, its heavier head. Takes L levels of
+    (R, C, H, W) and returns (R, ``output_shape.channels``).
     """
 
     @configurable
@@ -30,8 +31,7 @@ class PANetBoxHead(FastRCNNConvFCHead):
         fc_dims: list[int],
         conv_norm: str = "",
         num_levels: int = 4,
-        fusion: str = "max",
-        fusion_position: str = "after",
+        **fusion: Any,
     ) -> None:
         """
         Args:
@@ -40,8 +40,7 @@ class PANetBoxHead(FastRCNNConvFCHead):
             fc_dims: output channels of the fc layers, at least one.
             conv_norm: normalization of the convolutions.
             num_levels: L, the number of levels pooled from.
-            fusion: "max" or "sum" of the levels.
-            fusion_position: "after" the first layer or "before" it.
+            fusion: ``fusion``, ``fusion_position`` and ``recompute`` of :class:`FusedFirstLayer`.
 
         Raises:
             ValueError: if a norm or a value of the fusion is unknown, or ``fc_dims`` is empty.
@@ -54,30 +53,28 @@ class PANetBoxHead(FastRCNNConvFCHead):
             fc_dims=fc_dims,
             conv_norm=check_roi_norm("MODEL.ROI_BOX_HEAD.NORM", conv_norm),
         )
-        # Serves (L, R, C, H, W) in front of the first layer as well as (R, C, H, W) behind it.
-        self.flatten = nn.Flatten(start_dim=-3)
+        channels = conv_dims[-1] if conv_dims else input_shape.channels
+        fc1 = FullyConnected(
+            ShapeSpec(channels=channels, height=input_shape.height, width=input_shape.width),
+            fc_dims[0],
+        )
+        self.flatten = nn.Identity()  # the first fc layer takes the map as it is
+        self.fc1: nn.Module = fc1
         if conv_dims:
+            weight_init.c2_xavier_fill(fc1)
+            for conv in self.conv_norm_relus:
+                conv.activation = nn.ReLU(inplace=True)
+            first_conv = self.conv_norm_relus[0]
+            first_conv.activation = None
             self.conv1 = FusedFirstLayer(
-                self.conv_norm_relus[0],
-                num_levels,
-                initialize=weight_init.c2_msra_fill,
-                operation=fusion,
-                position=fusion_position,
+                first_conv, num_levels, initialize=weight_init.c2_msra_fill, **fusion
             )
         else:
             self.fc1 = FusedFirstLayer(
-                self.fcs[0],
-                num_levels,
-                initialize=weight_init.c2_xavier_fill,
-                activation=nn.ReLU(),
-                operation=fusion,
-                position=fusion_position,
+                fc1, num_levels, initialize=weight_init.c2_xavier_fill, **fusion
             )
-            self.fc_relu1 = nn.Identity()  # comes before the fusion, not after it
+            self.fc_relu1 = nn.Identity()  # the first layer has its own
 
     @classmethod
     def from_config(cls, cfg: CfgNode, input_shape: ShapeSpec) -> dict[str, Any]:
-        return {
-            **super().from_config(cfg, input_shape),
-            **fusion_from_config(cfg),
-        }
+        return {**super().from_config(cfg, input_shape), **fusion_from_config(cfg)}

@@ -2,21 +2,26 @@
 
 import copy
 import functools
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 import torch
 from detectron2.config import CfgNode
 from torch import Tensor, nn
+from torch.nn import functional as F
+from torch.utils.checkpoint import checkpoint
 
 from .choices import check_choice
 
-_FUSIONS: dict[str, Callable[[Tensor, Tensor], Tensor]] = {"max": torch.maximum, "sum": torch.add}
+FUSIONS = ("max", "sum")
 
 
-def fuse_levels(levels: Iterable[Tensor], operation: str) -> Tensor:
-    """Element-wise maximum or sum of tensors of one shape."""
-    return functools.reduce(_FUSIONS[operation], levels)
+def fuse_levels(levels: Iterable[Tensor], operation: str, in_place: bool = False) -> Tensor:
+    """Element-wise maximum or sum of tensors of one shape, in the first one if ``in_place``."""
+    combine = torch.maximum if operation == "max" else torch.add
+    if in_place:
+        return functools.reduce(lambda fused, x: combine(fused, x, out=fused), levels)
+    return functools.reduce(combine, levels)
 
 
 def fusion_from_config(cfg: CfgNode) -> dict[str, Any]:
@@ -26,6 +31,7 @@ def fusion_from_config(cfg: CfgNode) -> dict[str, Any]:
         "num_levels": len(cfg.MODEL.ROI_HEADS.IN_FEATURES) if adaptive.ENABLED else 1,
         "fusion": adaptive.FUSION,
         "fusion_position": adaptive.POSITION,
+        "recompute": adaptive.RECOMPUTE,
     }
 
 
@@ -42,44 +48,55 @@ class FusedFirstLayer(nn.Module):
         layer: nn.Module,
         num_levels: int,
         initialize: Callable[[nn.Module], None],
-        activation: nn.Module | None = None,
-        operation: str = "max",
-        position: str = "after",
+        fusion: str = "max",
+        fusion_position: str = "after",
+        recompute: bool = False,
     ) -> None:
         """
         Args:
-            layer: the layer to make copies of.
+            layer: the layer to make copies of, its normalization included but not its ReLU.
             num_levels: L, the number of levels pooled from.
             initialize: called with each copy, so that they do not start from the same weights.
-            activation: applied to the output of each copy, if they have none themselves.
-            operation: "max" or "sum".
-            position: "after" the first layer, or "before" it.
+            fusion: "max" or "sum".
+            fusion_position: "after" the first layer, or "before" it.
+            recompute: in training, have the backward pass pool the levels again instead of
+                keeping what was pooled from them.
 
         Raises:
-            ValueError: if ``operation`` or ``position`` is neither of its two.
+            ValueError: if ``fusion`` or ``fusion_position`` is neither of its two.
         """
         super().__init__()
-        self.operation = check_choice("MODEL.ADAPTIVE_POOLING.FUSION", operation, _FUSIONS)
-        self.position = check_choice(
-            "MODEL.ADAPTIVE_POOLING.POSITION", position, ("after", "before")
+        self.fusion = check_choice("MODEL.ADAPTIVE_POOLING.FUSION", fusion, FUSIONS)
+        self.fusion_position = check_choice(
+            "MODEL.ADAPTIVE_POOLING.POSITION", fusion_position, ("after", "before")
         )
-        copies = num_levels if position == "after" else 1
+        self.recompute = recompute
+        copies = num_levels if fusion_position == "after" else 1
         self.levels = nn.ModuleList(copy.deepcopy(layer) for _ in range(copies))
         for level in self.levels:
             initialize(level)
-        self.activation = activation or nn.Identity()
 
-    def forward(self, x: Tensor) -> Tensor:
+    def forward(self, x: Sequence[Tensor]) -> Tensor:
         """
         Args:
-            x: what was pooled from each level, (L, R, ...).
+            x: what was pooled from each level, L of (R, C, H, W).
 
         Returns:
             (R, ...), in the shape that one layer gives.
         """
-        if self.position == "before":
-            return self.activation(self.levels[0](fuse_levels(x, self.operation)))
-        outputs = (
-            self.activation(layer(level)) for layer, level in zip(self.levels, x, strict=True)
-        )
-        return fuse_levels(outputs, self.operation)
+        if self.fusion_position == "before":
+            return F.relu_(self._run(lambda: self.levels[0](fuse_levels(x, self.fusion))))
+        outputs = (self._run(self._level_output, x, index) for index in range(len(self.levels)))
+        in_place = not torch.is_grad_enabled()
+        if self.fusion == "sum":
+            return fuse_levels(map(F.relu_, outputs), "sum", in_place)
+        # The maximum of ReLUs is the ReLU of the maximum.
+        return F.relu_(fuse_levels(outputs, "max", in_place))
+
+    def _level_output(self, x: Sequence[Tensor], index: int) -> Tensor:
+        return self.levels[index](x[index])
+
+    def _run(self, function: Callable[..., Tensor], *args: Any) -> Tensor:
+        if self.recompute and torch.is_grad_enabled():
+            return checkpoint(function, *args, use_reentrant=False)
+        return function(*args)

@@ -1,17 +1,23 @@
 """The mask branch: adaptive feature pooling and fully-connected fusion (sections 3.2, 3.3)."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
 from detectron2.config import CfgNode, configurable
 from detectron2.layers import Conv2d, ShapeSpec, get_norm
 from detectron2.modeling.roi_heads import ROI_MASK_HEAD_REGISTRY
-from detectron2.modeling.roi_heads.mask_head import MaskRCNNConvUpsampleHead
+from detectron2.modeling.roi_heads.mask_head import (
+    MaskRCNNConvUpsampleHead,
+    mask_rcnn_inference,
+    mask_rcnn_loss,
+)
+from detectron2.structures import Instances
 from fvcore.nn import weight_init
 from torch import Tensor, nn
 
 from .choices import check_choice
+from .fully_connected import FullyConnected
 from .fusion import FusedFirstLayer, fusion_from_config
 from .norms import check_roi_norm
 
@@ -36,14 +42,16 @@ class FullyConnectedBranch(nn.Module):
             norm: normalization of the convolutions.
         """
         super().__init__()
-        channels = input_shape.channels
+        channels, height, width = input_shape.channels, input_shape.height, input_shape.width
         self.conv4_fc = _conv(channels, channels, norm)
         self.conv5_fc = _conv(channels, channels // 2, norm)
-        self.fc = nn.Linear(channels // 2 * input_shape.height * input_shape.width, mask_size**2)
+        self.fc = FullyConnected(
+            ShapeSpec(channels=channels // 2, height=height, width=width), mask_size**2
+        )
         self.mask_size = mask_size
         # Logits start near zero, like those of detectron2's mask predictor.
         nn.init.normal_(self.fc.weight, std=0.001)
-        nn.init.zeros_(self.fc.bias)
+        nn.init.zeros_(self.fc.get_parameter("bias"))
 
     def forward(self, x: Tensor) -> Tensor:
         """
@@ -53,8 +61,8 @@ class FullyConnectedBranch(nn.Module):
         Returns:
             Mask logits, (R, 1, mask_size, mask_size).
         """
-        x = self.conv5_fc(self.conv4_fc(x))
-        return self.fc(x.flatten(start_dim=1)).view(-1, 1, self.mask_size, self.mask_size)
+        logits = self.fc(self.conv5_fc(self.conv4_fc(x)))
+        return logits.view(-1, 1, self.mask_size, self.mask_size)
 
 
 @ROI_MASK_HEAD_REGISTRY.register()
@@ -76,6 +84,7 @@ class PANetMaskHead(MaskRCNNConvUpsampleHead):
         num_levels: int = 4,
         fusion: str = "max",
         fusion_position: str = "after",
+        recompute: bool = False,
         fc_source: str = "conv3",
         fc_combination: str = "sum",
         **kwargs: Any,
@@ -87,8 +96,7 @@ class PANetMaskHead(MaskRCNNConvUpsampleHead):
             conv_dims: output channels of the convolutions, and last of the deconvolution.
             conv_norm: normalization of the convolutions.
             num_levels: L, the number of levels pooled from.
-            fusion: "max" or "sum" of the levels.
-            fusion_position: "after" the first layer or "before" it.
+            fusion, fusion_position, recompute: see :class:`FusedFirstLayer`.
             fc_source: the convolution that the fully-connected branch reads, "conv2", "conv3"
                 or "conv4"; "none" for no such branch.
             fc_combination: "sum", "product" or "max" of the logits of the two branches.
@@ -110,12 +118,18 @@ class PANetMaskHead(MaskRCNNConvUpsampleHead):
         super().__init__(
             input_shape, num_classes=num_classes, conv_dims=conv_dims, conv_norm=conv_norm, **kwargs
         )
+        for conv in self.conv_norm_relus:
+            conv.activation = nn.ReLU(inplace=True)
+        self.deconv_relu = nn.ReLU(inplace=True)
+        first_conv = self.conv_norm_relus[0]
+        first_conv.activation = None
         self.mask_fcn1 = FusedFirstLayer(
-            self.conv_norm_relus[0],
+            first_conv,
             num_levels,
             initialize=weight_init.c2_msra_fill,
-            operation=fusion,
-            position=fusion_position,
+            fusion=fusion,
+            fusion_position=fusion_position,
+            recompute=recompute,
         )
         self.conv_norm_relus[0] = self.mask_fcn1
         self.fc_combination = check_choice(
@@ -143,23 +157,54 @@ class PANetMaskHead(MaskRCNNConvUpsampleHead):
             "fc_combination": cfg.MODEL.FC_FUSION.COMBINATION,
         }
 
-    def layers(self, x: Tensor) -> Tensor:
+    def forward(self, x: Sequence[Tensor], instances: list[Instances]) -> Any:
         """
         Args:
-            x: (L, R, C, H, W), what was pooled from each level.
+            x: what was pooled from each level, L of (R, C, H, W).
+            instances: for each image, in training its foreground proposals with their
+                ``gt_classes`` and ``gt_masks``, at inference its detections with their
+                ``pred_classes``; R in all.
 
         Returns:
-            Mask logits, (R, num_classes, 2 H, 2 W).
+            In training a dict with "loss_mask"; at inference ``instances``, with the field
+            ``pred_masks``: probabilities, (R_i, 1, 2 H, 2 W).
+        """
+        classes = torch.cat([i.gt_classes if self.training else i.pred_classes for i in instances])
+        logits = self.layers(x, classes)
+        # Both functions take a single mask for each RoI for that of its class.
+        if self.training:
+            loss = mask_rcnn_loss(logits, instances, self.vis_period)
+            return {"loss_mask": loss * self.loss_weight}
+        mask_rcnn_inference(logits, instances)
+        return instances
+
+    def layers(self, x: Sequence[Tensor], classes: Tensor | None = None) -> Tensor:
+        """
+        Args:
+            x: what was pooled from each level, L of (R, C, H, W).
+            classes: the one class, for each of the R RoIs, to compute a mask of; None for all.
+
+        Returns:
+            Mask logits, (R, num_classes, 2 H, 2 W), or (R, 1, 2 H, 2 W) if given ``classes``.
         """
         fc_logits = None
         for index, conv in enumerate(self.conv_norm_relus):
             x = conv(x)
             if self.fc_branch is not None and index == self.fc_source_index:
                 fc_logits = self.fc_branch(x)
-        logits = self.predictor(self.deconv_relu(self.deconv(x)))
+        logits = self._predict(self.deconv_relu(self.deconv(x)), classes)
         if fc_logits is None:
             return logits
         return _COMBINATIONS[self.fc_combination](logits, fc_logits)
+
+    def _predict(self, x: Tensor, classes: Tensor | None) -> Tensor:
+        """The last layer, for all classes or for one of each RoI."""
+        if classes is None or self.predictor.out_channels == 1:
+            return self.predictor(x)
+        weight = self.predictor.weight.flatten(1)[classes]
+        pixels = x.permute(0, 2, 3, 1).flatten(1, 2).transpose(1, 2)
+        logits = torch.baddbmm(self.predictor.bias[classes][:, None, None], weight[:, None], pixels)
+        return logits.view(-1, 1, *x.shape[2:])
 
 
 def _conv(in_channels: int, out_channels: int, norm: str) -> Conv2d:
@@ -170,7 +215,7 @@ def _conv(in_channels: int, out_channels: int, norm: str) -> Conv2d:
         padding=1,
         bias=norm == "",
         norm=get_norm(norm, out_channels),
-        activation=nn.ReLU(),
+        activation=nn.ReLU(inplace=True),
     )
     weight_init.c2_msra_fill(conv)
     return conv

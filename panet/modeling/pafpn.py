@@ -13,6 +13,7 @@ from fvcore.nn import weight_init
 from torch import Tensor, nn
 
 from .choices import check_choice
+from .frozen_norms import fold_frozen_norms
 from .norms import check_norm
 
 
@@ -119,15 +120,17 @@ def _path_conv(channels: int, norm: str, stride: int) -> Conv2d:
         padding=1,
         bias=norm == "",
         norm=get_norm(norm, channels),
-        activation=nn.ReLU(),
+        activation=nn.ReLU(inplace=True),
     )
     weight_init.c2_xavier_fill(conv)
     return conv
 
 
 def _build_resnet_pafpn(cfg: CfgNode, input_shape: ShapeSpec, top_block: TopBlock) -> PAFPN:
+    bottom_up = build_resnet_backbone(cfg, input_shape)
+    fold_frozen_norms(bottom_up)
     return PAFPN(
-        bottom_up=build_resnet_backbone(cfg, input_shape),
+        bottom_up=bottom_up,
         in_features=cfg.MODEL.FPN.IN_FEATURES,
         out_channels=cfg.MODEL.FPN.OUT_CHANNELS,
         norm=cfg.MODEL.FPN.NORM,

@@ -9,6 +9,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from panet.modeling import FusedFirstLayer, PANetBoxHead, PANetMaskHead
+from panet.modeling.fully_connected import FullyConnected
 
 LEVELS, ROIS, CHANNELS = 4, 3, 32
 BOX_SHAPE = ShapeSpec(channels=CHANNELS, height=7, width=7)
@@ -49,7 +50,7 @@ def test_2fc_box_head(fusion: str) -> None:
     randomize(head)
     x = torch.randn(LEVELS, ROIS, CHANNELS, 7, 7)
     first = [
-        (x[i].reshape(ROIS, -1) @ fc.weight.T + fc.bias).relu()
+        (x[i].reshape(ROIS, -1) @ fc.weight.flatten(1).T + fc.bias).relu()
         for i, fc in enumerate(head.fc1.levels)
     ]
     expected = F.linear(reduce(FUSIONS[fusion], first), head.fc2.weight, head.fc2.bias).relu()
@@ -67,7 +68,7 @@ def test_heavier_box_head(fusion: str, norm: str) -> None:
     y = reduce(FUSIONS[fusion], first)
     for conv in (head.conv2, head.conv3, head.conv4):
         y = conv_norm_relu(y, conv)
-    expected = F.linear(y.flatten(1), head.fc1.weight, head.fc1.bias).relu()
+    expected = F.linear(y.flatten(1), head.fc1.weight.flatten(1), head.fc1.bias).relu()
     torch.testing.assert_close(head(x), expected)
 
 
@@ -113,10 +114,45 @@ def test_mask_head(source: str, combination: str) -> None:
             conv_norm_relu(conv[int(source[-1]) - 1], branch.conv4_fc), branch.conv5_fc
         )
         assert y.shape[1] == 32
-        fc = F.linear(y.flatten(1), branch.fc.weight, branch.fc.bias).view(ROIS, 28, 28)
+        fc = F.linear(y.flatten(1), branch.fc.weight.flatten(1), branch.fc.bias).view(ROIS, 28, 28)
         combine = {"sum": torch.add, "product": torch.mul, "max": torch.maximum}[combination]
         expected = torch.stack([combine(expected[:, c], fc) for c in range(5)], dim=1)
     torch.testing.assert_close(head.layers(x), expected, rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize("combination", ["sum", "product", "max"])
+def test_the_mask_of_one_class_is_that_among_all(combination: str) -> None:
+    head = mask_head(fc_combination=combination)
+    randomize(head)
+    x = torch.randn(LEVELS, ROIS, CHANNELS, 14, 14)
+    classes = torch.tensor([3, 0, 4])
+    of_all = head.layers(x)[torch.arange(ROIS), classes][:, None]
+    torch.testing.assert_close(head.layers(x, classes), of_all, rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize("fusion", ["max", "sum"])
+@pytest.mark.parametrize("position", ["after", "before"])
+def test_no_gradients_same_result_and_input_untouched(fusion: str, position: str) -> None:
+    head = box_head(True, fusion=fusion, fusion_position=position)
+    x = torch.randn(LEVELS, ROIS, CHANNELS, 7, 7)
+    before, expected = x.clone(), head(x)
+    with torch.no_grad():
+        torch.testing.assert_close(head(x), expected)
+    assert torch.equal(x, before)
+
+
+@pytest.mark.parametrize("channels_last", [False, True])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_fully_connected_is_linear_with_its_state(channels_last: bool, dtype: torch.dtype) -> None:
+    layer = FullyConnected(BOX_SHAPE, 16).to(dtype)
+    x = torch.randn(ROIS, CHANNELS, 7, 7, dtype=dtype)
+    linear = nn.Linear(CHANNELS * 49, 16, dtype=dtype)
+    layer.load_state_dict(linear.state_dict())
+    assert all(torch.equal(layer.state_dict()[k], v) for k, v in linear.state_dict().items())
+    if channels_last:
+        layer, x = (thing.to(memory_format=torch.channels_last) for thing in (layer, x))
+    torch.testing.assert_close(layer(x), linear(x.flatten(1)))
+    assert layer(x[:0]).shape == (0, 16)
 
 
 def test_class_agnostic_masks() -> None:

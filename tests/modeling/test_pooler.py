@@ -59,15 +59,21 @@ def loop_pooling(feature: Tensor, box: Tensor, scale: float, size: int, ratio: i
     return pooled
 
 
+def pool(pooler: AllLevelPooler, x: list[Tensor], boxes: list[Tensor]) -> Tensor:
+    return torch.stack(list(pooler(x, [Boxes(b) for b in boxes])))
+
+
 @pytest.mark.parametrize("pooler_type", ["ROIAlign", "ROIAlignV2"])
 @pytest.mark.parametrize("ratio", [0, 1, 2, 3])
-def test_equals_torchvision_forward_and_backward(pooler_type: str, ratio: int) -> None:
-    x = levels()
-    boxes = [random_boxes(60), random_boxes(41)]
-    pooler = AllLevelPooler(7, SCALES, ratio, pooler_type)
-    pooled = pooler(x, [Boxes(b.double()) for b in boxes])
+@pytest.mark.parametrize("memory_format", [torch.contiguous_format, torch.channels_last])
+def test_equals_torchvision_forward_and_backward(
+    pooler_type: str, ratio: int, memory_format: torch.memory_format
+) -> None:
+    x = [f.detach().to(memory_format=memory_format).requires_grad_() for f in levels()]
+    boxes = [random_boxes(60).float(), random_boxes(41).float()]
+    pooled = pool(AllLevelPooler(7, SCALES, ratio, pooler_type), x, boxes)
     reference = torchvision_pooling(
-        x, [b.float().double() for b in boxes], ratio, pooler_type == "ROIAlignV2"
+        x, [b.double() for b in boxes], ratio, pooler_type == "ROIAlignV2"
     )
     torch.testing.assert_close(pooled, reference)
     gradient = torch.randn_like(reference)
@@ -82,29 +88,58 @@ def test_equals_torchvision_forward_and_backward(pooler_type: str, ratio: int) -
 def test_equals_a_loop_over_samples() -> None:
     x = levels(images=1, channels=2)
     boxes = random_boxes(12).float().double()
-    pooled = AllLevelPooler(3, SCALES, 2)(x, [Boxes(boxes)])
+    pooled = pool(AllLevelPooler(3, SCALES, 2), x, [boxes])
     for level, (feature, scale) in enumerate(zip(x, SCALES, strict=True)):
         for index, box in enumerate(boxes):
             expected = loop_pooling(feature[0].detach(), box, scale, 3, 2)
             torch.testing.assert_close(pooled[level, index].detach(), expected)
 
 
-def test_half_precision_features_keep_exact_coordinates() -> None:
-    x = levels(dtype=torch.bfloat16)
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
+def test_lower_precision_keeps_exact_coordinates(dtype: torch.dtype) -> None:
+    x = levels(dtype=dtype)
     boxes = [random_boxes(50).float(), random_boxes(3).float()]
-    pooled = AllLevelPooler(7, SCALES, 2)(x, [Boxes(b) for b in boxes])
-    assert pooled.dtype == torch.bfloat16
-    reference = torchvision_pooling([f.float() for f in x], boxes, 2, True)
-    assert (pooled.float() - reference).abs().max() < 0.05
+    pooled = pool(AllLevelPooler(7, SCALES, 2), x, boxes)
+    assert pooled.dtype == dtype
+    exact = [f.detach().double().requires_grad_() for f in x]
+    reference = torchvision_pooling(exact, [b.double() for b in boxes], 2, True)
+    eps = torch.finfo(dtype).eps
+    # Coordinates are in single precision at least.
+    tolerance = {"rtol": 4 * eps, "atol": 10 * eps + 2e-5}
+    torch.testing.assert_close(pooled.double(), reference, **tolerance)
+    gradient = torch.randn_like(pooled)
+    for actual, expected in zip(
+        torch.autograd.grad(pooled, x, gradient),
+        torch.autograd.grad(reference, exact, gradient.double()),
+        strict=True,
+    ):
+        # A pixel sums many bins.
+        tolerance["atol"] = (eps + 1e-5) * expected.abs().max().item()
+        torch.testing.assert_close(actual.double(), expected, **tolerance)
 
 
 @pytest.mark.parametrize("ratio", [0, 2])
 def test_no_boxes(ratio: int) -> None:
     x = levels(dtype=torch.float32)
-    pooled = AllLevelPooler(7, SCALES, ratio)(x, [Boxes(torch.zeros(0, 4))] * 2)
+    pooled = pool(AllLevelPooler(7, SCALES, ratio), x, [torch.zeros(0, 4)] * 2)
     assert pooled.shape == (4, 0, 5, 7, 7)
     pooled.sum().backward()
     assert all(not f.grad.any() for f in x)
+
+
+def test_boxes_that_are_not_finite_give_zeros() -> None:
+    boxes = torch.tensor([[0, 0, math.nan, 9], [-math.inf, 0, 9, 9], [0, math.inf, 9, math.inf]])
+    assert not pool(AllLevelPooler(7, SCALES, 2), levels(1), [boxes]).any()
+
+
+def test_levels_are_pooled_when_asked_for() -> None:
+    x = levels(images=1)
+    levels_pooled = AllLevelPooler(7, SCALES, 2)(x, [Boxes(random_boxes(5))])
+    assert len(levels_pooled) == 4
+    assert torch.equal(levels_pooled[-1], levels_pooled[3])
+    assert torch.equal(levels_pooled[2:][0], levels_pooled[2])
+    with pytest.raises(IndexError):
+        levels_pooled[4]
 
 
 def test_rotated_pooling_is_refused() -> None:

@@ -1,0 +1,47 @@
+"""Convolutions with a frozen batch norm, as one operation."""
+
+from detectron2.layers import Conv2d, FrozenBatchNorm2d
+from torch import Tensor, nn
+
+
+class FrozenNormConv2d(Conv2d):
+    """detectron2's convolution with its :class:`FrozenBatchNorm2d` multiplied into the weight.
+
+    It trains as before, but the norm takes no pass over the feature map, nor keeps one for the
+    backward pass. Parameters, buffers and their names stay the same.
+    """
+
+    def forward(self, x: Tensor) -> Tensor:
+        """
+        Args:
+            x: (N, C, H, W).
+        """
+        weight, bias = folded_parameters(self)
+        x = self._conv_forward(x, weight, bias)
+        return x if self.activation is None else self.activation(x)
+
+
+def folded_parameters(conv: Conv2d) -> tuple[Tensor, Tensor]:
+    """Weight and bias of the convolution that computes ``conv`` and its norm's running statistics.
+
+    Args:
+        conv: its norm is a ``FrozenBatchNorm2d`` or a batch norm.
+    """
+    norm = conv.norm
+    scale = (norm.running_var + norm.eps).rsqrt()
+    if norm.weight is not None:
+        scale = scale * norm.weight
+    bias = -norm.running_mean * scale
+    if norm.bias is not None:
+        bias = bias + norm.bias
+    if conv.bias is not None:
+        bias = bias + conv.bias * scale
+    return conv.weight * scale[:, None, None, None], bias
+
+
+def fold_frozen_norms(module: nn.Module) -> None:
+    """Make every convolution of ``module`` that has a frozen norm a :class:`FrozenNormConv2d`."""
+    for conv in module.modules():
+        if type(conv) is Conv2d and isinstance(conv.norm, FrozenBatchNorm2d):
+            # Others hold references to it, so the object has to stay the same.
+            conv.__class__ = FrozenNormConv2d

@@ -18,6 +18,14 @@ except ModuleNotFoundError as error:
 
 from . import data, modeling
 from .config import add_panet_config, load_config
+from .deployment import optimize_for_inference
 from .version import __version__
 
-__all__ = ["__version__", "add_panet_config", "data", "load_config", "modeling"]
+__all__ = [
+    "__version__",
+    "add_panet_config",
+    "data",
+    "load_config",
+    "modeling",
+    "optimize_for_inference",
+]

@@ -38,6 +38,14 @@ def add_panet_config(cfg: CfgNode) -> None:
     # Keep feature maps channels-last in training and evaluation, which most convolutions prefer.
     cfg.MODEL.CHANNELS_LAST = False
 
+    # Evaluate a faster copy of the model, see panet.optimize_for_inference.
+    cfg.TEST.OPTIMIZE = CfgNode()
+    cfg.TEST.OPTIMIZE.ENABLED = False
+    # "float32", "bfloat16", or, on CUDA only, "float16".
+    cfg.TEST.OPTIMIZE.DTYPE = "float32"
+    # Compile it with torch.compile.
+    cfg.TEST.OPTIMIZE.COMPILE = False
+
     # "SGD", as in detectron2, or "AdamW".
     cfg.SOLVER.OPTIMIZER = "SGD"
     # What SOLVER.AMP.ENABLED computes in: "float16", on CUDA only, or "bfloat16".

@@ -24,6 +24,7 @@ from detectron2.utils.logger import setup_logger
 from torch import nn
 
 from panet.data.loader import TrainBatchSampler, build_train_loader
+from panet.deployment import optimize_from_config
 from panet.device import replace_cuda_only_norms
 from panet.evaluation import build_evaluator
 from panet.modeling.choices import check_choice
@@ -129,6 +130,7 @@ class PANetTrainer(DefaultTrainer):
         evaluators: list[DatasetEvaluator] | None = None,
     ) -> dict[str, Any]:
         """Evaluate ``model`` on ``DATASETS.TEST``, see ``DefaultTrainer.test``."""
+        model = optimize_from_config(model, cfg)
         if cfg.TEST.AUG.ENABLED:
             model = GeneralizedRCNNWithTTA(cfg, model)
         return super().test(cfg, model, evaluators)

@@ -170,7 +170,7 @@ class PANetMaskHead(MaskRCNNConvUpsampleHead):
             ``pred_masks``: probabilities, (R_i, 1, 2 H, 2 W).
         """
         classes = torch.cat([i.gt_classes if self.training else i.pred_classes for i in instances])
-        logits = self.layers(x, classes)
+        logits = self.layers(x, classes).float()
         # Both functions take a single mask for each RoI for that of its class.
         if self.training:
             loss = mask_rcnn_loss(logits, instances, self.vis_period)

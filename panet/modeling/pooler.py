@@ -33,7 +33,9 @@ class AssignedLevelPooler(ROIPooler):
         Returns:
             (1, R, C, output_size, output_size).
         """
-        return super().forward(x, box_lists)[None]
+        # It would round the boxes to the features' precision, and so move the samples.
+        exact = torch.promote_types(x[0].dtype, torch.float32)
+        return super().forward([level.to(exact) for level in x], box_lists)[None].to(x[0].dtype)
 
 
 class PooledLevels(Sequence[Tensor]):
@@ -78,7 +80,6 @@ def pool_level(x: Tensor, rois: Tensor, grid: Grid) -> Tensor:
     Returns:
         (R, C, bins, bins) in the dtype of ``x``.
     """
-    # Coordinates in half precision would move the samples.
     exact = torch.promote_types(x.dtype, torch.float32)
     rois = rois.to(exact)
     # The gather needs a grid that is the same for every RoI. On CUDA, roi_align's own kernel is

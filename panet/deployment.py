@@ -1,0 +1,157 @@
+"""Making a trained model fast at inference."""
+
+import copy
+from collections.abc import Iterable
+from typing import Any
+
+import torch
+from detectron2.config import CfgNode
+from detectron2.layers import Conv2d, FrozenBatchNorm2d
+from detectron2.modeling.meta_arch.retinanet import RetinaNetHead
+from detectron2.modeling.poolers import ROIPooler
+from detectron2.modeling.proposal_generator.rpn import StandardRPNHead
+from detectron2.modeling.roi_heads import FastRCNNOutputLayers
+from detectron2.modeling.roi_heads.mask_head import MaskRCNNConvUpsampleHead
+from torch import Tensor, nn
+from torch.nn.parallel import DistributedDataParallel
+from torch.utils._pytree import tree_map_only
+
+from panet.modeling.choices import check_choice
+from panet.modeling.frozen_norms import folded_parameters
+
+_DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
+
+_LAYERS_IN_LOW_PRECISION = (nn.Conv2d, nn.ConvTranspose2d, nn.Linear, nn.GroupNorm, nn.LayerNorm)
+
+# Boxes, scores and the order of proposals come from these.
+_OUTPUTS_IN_SINGLE_PRECISION = (StandardRPNHead, RetinaNetHead)
+
+
+def optimize_for_inference(
+    model: nn.Module, dtype: torch.dtype = torch.float32, compile: bool = False
+) -> nn.Module:
+    """A fast copy of a detectron2 model, for inference only.
+
+    Frozen and other batch norms are folded into their convolutions, weights and feature maps are
+    channels-last, and activations overwrite their input. In single precision the outputs stay the
+    same but for rounding. In a lower precision the layers and what they exchange are rounded to
+    it, while images, boxes, scores and the pasting of masks stay in single precision.
+
+    Args:
+        model: any of detectron2's, on the device where it will run. It is left as it is; weights
+            that stay the same are shared with it.
+        dtype: ``torch.float32``, ``torch.bfloat16``, or, on CUDA, ``torch.float16``.
+        compile: whether to have ``torch.compile`` compile the backbone and the heads, which takes
+            minutes at the first images.
+
+    Returns:
+        A model of the same class in evaluation mode.
+
+    Raises:
+        ValueError: if ``dtype`` is none of these.
+    """
+    name = str(dtype).removeprefix("torch.")
+    check_choice("dtype", name, _DTYPES)
+    if isinstance(model, DistributedDataParallel):
+        model = model.module
+    if dtype == torch.float16 and not next(model.parameters()).is_cuda:
+        raise ValueError("dtype float16 needs CUDA; on the CPU use bfloat16.")
+    model = _copy_sharing_tensors(model).eval()
+    for module in model.modules():
+        if isinstance(module, Conv2d):
+            _fold_norm(module)
+            _activate_in_place(module)
+    _replace_parameters(model, dtype)
+    if dtype != torch.float32:
+        _convert_at_boundaries(model)
+    if compile:
+        _compile(model)
+    return model
+
+
+def optimize_from_config(model: nn.Module, cfg: CfgNode) -> nn.Module:
+    """:func:`optimize_for_inference` as ``TEST.OPTIMIZE`` says.
+
+    Returns:
+        ``model`` itself unless ``TEST.OPTIMIZE.ENABLED``.
+
+    Raises:
+        ValueError: if ``TEST.OPTIMIZE.DTYPE`` is unknown or not for the model's device.
+    """
+    options = cfg.TEST.OPTIMIZE
+    if not options.ENABLED:
+        return model
+    check_choice("TEST.OPTIMIZE.DTYPE", options.DTYPE, _DTYPES)
+    return optimize_for_inference(model, _DTYPES[options.DTYPE], options.COMPILE)
+
+
+def _copy_sharing_tensors(model: nn.Module) -> nn.Module:
+    tensors = [*model.parameters(), *model.buffers()]
+    return copy.deepcopy(model, {id(tensor): tensor for tensor in tensors})
+
+
+def _fold_norm(conv: Conv2d) -> None:
+    batch_norm = isinstance(conv.norm, FrozenBatchNorm2d | nn.modules.batchnorm._BatchNorm)
+    if batch_norm and conv.norm.running_mean is not None:
+        weight, bias = folded_parameters(conv)
+        conv.__class__ = Conv2d  # it may have been a FrozenNormConv2d
+        conv.weight, conv.bias = nn.Parameter(weight), nn.Parameter(bias)
+        conv.norm = None
+
+
+def _activate_in_place(conv: Conv2d) -> None:
+    if isinstance(conv.activation, nn.ReLU):
+        conv.activation = nn.ReLU(inplace=True)
+
+
+def _replace_parameters(model: nn.Module, dtype: torch.dtype) -> None:
+    """Give every layer parameters of its own, in its precision and channels-last."""
+    kept = {
+        layer
+        for module in model.modules()
+        if isinstance(module, FastRCNNOutputLayers)
+        for layer in module.modules()
+    }
+    replaced: dict[int, nn.Parameter] = {}
+    for module in model.modules():
+        low = isinstance(module, _LAYERS_IN_LOW_PRECISION) and module not in kept
+        for name, parameter in module.named_parameters(recurse=False):
+            if id(parameter) not in replaced:
+                value = parameter.detach().to(dtype if low else parameter.dtype)
+                if value.dim() == 4:
+                    value = value.contiguous(memory_format=torch.channels_last)
+                replaced[id(parameter)] = nn.Parameter(value, requires_grad=False)
+            setattr(module, name, replaced[id(parameter)])
+
+
+def _convert_at_boundaries(model: nn.Module) -> None:
+    for module in model.modules():
+        if isinstance(module, _LAYERS_IN_LOW_PRECISION):
+            module.register_forward_pre_hook(_to_own_precision)
+        elif isinstance(module, ROIPooler):
+            module.register_forward_pre_hook(_inputs_to_single_precision)
+        if isinstance(module, _OUTPUTS_IN_SINGLE_PRECISION):
+            module.register_forward_hook(_output_to_single_precision)
+        elif isinstance(module, MaskRCNNConvUpsampleHead):
+            module.predictor.register_forward_hook(_output_to_single_precision)
+
+
+def _to_own_precision(layer: nn.Module, inputs: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
+    return (inputs[0].to(layer.get_parameter("weight").dtype), *inputs[1:])
+
+
+def _inputs_to_single_precision(_module: nn.Module, inputs: Any) -> Any:
+    return tree_map_only(Tensor, Tensor.float, inputs)
+
+
+def _output_to_single_precision(_module: nn.Module, _inputs: Any, output: Any) -> Any:
+    return tree_map_only(Tensor, Tensor.float, output)
+
+
+def _compile(model: nn.Module) -> None:
+    for module in _compilable(model):
+        module.compile(dynamic=True)
+
+
+def _compilable(model: nn.Module) -> Iterable[nn.Module]:
+    yield model.backbone

@@ -1,12 +1,13 @@
 """The inputs of the benchmarks: random pixels, and the same boxes for every model."""
 
 import contextlib
+import math
 from collections.abc import Iterator
 from typing import Any
 from unittest import mock
 
 import torch
-from detectron2.structures import BitMasks, Boxes, Instances
+from detectron2.structures import Boxes, Instances, PolygonMasks
 from torch import Tensor, nn
 
 IMAGE_SIZE = (800, 1088)
@@ -55,14 +56,13 @@ def detections(boxes: Tensor, device: torch.device) -> Instances:
     return instances
 
 
-def ellipses(boxes: Tensor) -> BitMasks:
-    """A mask for each box: the ellipse that it bounds."""
-    height, width = IMAGE_SIZE
-    x0, y0, x1, y1 = boxes[:, :, None, None].unbind(1)
-    x, y = torch.arange(width) + 0.5, (torch.arange(height) + 0.5)[:, None]
-    u = (2 * x - x0 - x1) / (x1 - x0)
-    v = (2 * y - y0 - y1) / (y1 - y0)
-    return BitMasks(u**2 + v**2 <= 1)
+def ellipses(boxes: Tensor) -> PolygonMasks:
+    """A mask for each box, the ellipse that it bounds, as the polygon that COCO would have."""
+    angle = torch.linspace(0, 2 * math.pi, 33)[:-1]
+    circle = torch.stack([angle.cos(), angle.sin()], dim=1)
+    center, radius = (boxes[:, :2] + boxes[:, 2:]) / 2, (boxes[:, 2:] - boxes[:, :2]) / 2
+    polygons = center[:, None] + radius[:, None] * circle
+    return PolygonMasks([[polygon.flatten().numpy()] for polygon in polygons])
 
 
 def images(count: int, generator: torch.Generator) -> list[dict[str, Any]]:

@@ -1,15 +1,22 @@
 """The models that are compared."""
 
+import contextlib
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from unittest import mock
 
 import torch
 from detectron2.config import CfgNode, get_cfg
 from detectron2.modeling import build_model
-from torch import nn
+from torch import Tensor, nn
+from torchvision.ops import roi_align
 
 from panet import load_config
+from panet.engine import PANetTrainer
 from panet.model_zoo import get_config_file
+from panet.modeling import pafpn, pooler
+from panet.modeling.roi_align import Grid
 
 SEED = 0
 STOCK_CONFIG = Path(__file__).with_name("mask_rcnn_R50_FPN.yaml")
@@ -17,47 +24,68 @@ STOCK_CONFIG = Path(__file__).with_name("mask_rcnn_R50_FPN.yaml")
 
 @dataclass(frozen=True)
 class Row:
-    """A model and how it is run."""
+    """A model and how it is run.
+
+    Attributes:
+        name: as in the report.
+        config: a name in PANet's model zoo; None for detectron2's Mask R-CNN.
+        dtype: what it computes in.
+        naive: without what makes this project's layers fast.
+    """
 
     name: str
-    config: str
+    config: str | None
     dtype: torch.dtype
     naive: bool = False
 
-    @property
-    def is_stock(self) -> bool:
-        return self.config == "stock"
+    def load_config(self, device: torch.device) -> CfgNode:
+        """The configuration of the model, without weights to load."""
+        if self.config is None:
+            cfg = get_cfg()
+            cfg.merge_from_file(str(STOCK_CONFIG))
+        else:
+            cfg = load_config(get_config_file(self.config))
+        cfg.MODEL.DEVICE = str(device)
+        cfg.MODEL.WEIGHTS = ""
+        return cfg
+
+    def build_model(self, device: torch.device) -> nn.Module:
+        """The model as it trains, with random weights."""
+        torch.manual_seed(SEED)
+        cfg = self.load_config(device)
+        if self.config is None:
+            return build_model(cfg)
+        if not self.naive:
+            return PANetTrainer.build_model(cfg)
+        with mock.patch.object(pafpn, "fold_frozen_norms"):
+            return build_model(cfg)
+
+    @contextlib.contextmanager
+    def running(self) -> Iterator[None]:
+        """Within it the model may run."""
+        if not self.naive:
+            yield
+            return
+        with mock.patch.object(pooler, "pool_level", _pool_level_with_torchvision):
+            yield
 
 
-ROWS = (
-    Row("stock-fp32", "stock", torch.float32),
-    Row("stock-bf16", "stock", torch.bfloat16),
-    Row("panet-2fc-fp32", "panet_R50_2fc_1x.yaml", torch.float32),
-    Row("panet-2fc-bf16", "panet_R50_2fc_1x.yaml", torch.bfloat16),
-    Row("panet-r50-2x-fp32", "panet_R50_2x.yaml", torch.float32),
-    Row("panet-r50-2x-bf16", "panet_R50_2x.yaml", torch.bfloat16),
-    Row("panet-naive-fp32", "panet_R50_2fc_1x.yaml", torch.float32, naive=True),
-)
+def _pool_level_with_torchvision(x: Tensor, rois: Tensor, grid: Grid) -> Tensor:
+    return roi_align(x, rois, grid.bins, grid.scale, grid.samples, grid.aligned)
 
 
-def row_named(name: str) -> Row:
-    """The row of that name."""
-    return next(row for row in ROWS if row.name == name)
+_STOCK, _2FC, _FULL = None, "panet_R50_2fc_1x.yaml", "panet_R50_2x.yaml"
 
-
-def row_config(row: Row, device: torch.device) -> CfgNode:
-    """The configuration of its model, without weights to load."""
-    if row.is_stock:
-        cfg = get_cfg()
-        cfg.merge_from_file(str(STOCK_CONFIG))
-    else:
-        cfg = load_config(get_config_file(row.config))
-    cfg.MODEL.DEVICE = str(device)
-    cfg.MODEL.WEIGHTS = ""
-    return cfg
-
-
-def build_row(row: Row, device: torch.device) -> nn.Module:
-    """Its model, with random weights."""
-    torch.manual_seed(SEED)
-    return build_model(row_config(row, device))
+ROWS = {
+    row.name: row
+    for row in (
+        Row("stock-fp32", _STOCK, torch.float32),
+        Row("stock-bf16", _STOCK, torch.bfloat16),
+        Row("panet-2fc-fp32", _2FC, torch.float32),
+        Row("panet-2fc-bf16", _2FC, torch.bfloat16),
+        Row("panet-r50-2x-fp32", _FULL, torch.float32),
+        Row("panet-r50-2x-bf16", _FULL, torch.bfloat16),
+        Row("panet-naive-fp32", _2FC, torch.float32, naive=True),
+    )
+}
+BASELINE = "stock-fp32"

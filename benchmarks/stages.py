@@ -11,6 +11,8 @@ import torch
 from detectron2.modeling import GeneralizedRCNN
 from torch import nn
 
+from panet.modeling.pooler import PooledLevels
+
 
 class StageClock:
     """Seconds spent in each stage of a model, not counting the stages called from within it."""
@@ -55,8 +57,11 @@ class StageClock:
 
 
 @contextlib.contextmanager
-def stages_of(model: nn.Module, clock: StageClock) -> Iterator[None]:
-    """Have ``clock`` run along with the model's stages; what is left is called "rest"."""
+def clocked(model: nn.Module, clock: StageClock | None) -> Iterator[None]:
+    """Have ``clock``, if any, run along with the model's stages; what is left is called "rest"."""
+    if clock is None:
+        yield
+        return
     heads = model.roi_heads
     callables = [
         ("rest", model, "forward"),
@@ -65,6 +70,7 @@ def stages_of(model: nn.Module, clock: StageClock) -> Iterator[None]:
         ("rpn", model.proposal_generator, "forward"),
         ("pooling", heads.box_pooler, "forward"),
         ("pooling", heads.mask_pooler, "forward"),
+        ("pooling", PooledLevels, "__getitem__"),
         ("box head", heads.box_head, "forward"),
         ("box head", heads.box_predictor, "forward"),
         ("box head", heads.box_predictor, "inference"),

@@ -1,7 +1,6 @@
 """Making a trained model fast at inference."""
 
 import copy
-from collections.abc import Iterable
 from typing import Any
 
 import torch
@@ -17,7 +16,8 @@ from torch.nn.parallel import DistributedDataParallel
 from torch.utils._pytree import tree_map_only
 
 from panet.modeling.choices import check_choice
-from panet.modeling.frozen_norms import folded_parameters
+from panet.modeling.convolutions import activate_in_place, folded_parameters
+from panet.modeling.group_norm import MatrixGroupNorm
 
 _DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 
@@ -41,8 +41,8 @@ def optimize_for_inference(
         model: any of detectron2's, on the device where it will run. It is left as it is; weights
             that stay the same are shared with it.
         dtype: ``torch.float32``, ``torch.bfloat16``, or, on CUDA, ``torch.float16``.
-        compile: whether to have ``torch.compile`` compile the backbone and the heads, which takes
-            minutes at the first images.
+        compile: whether to have ``torch.compile`` compile the backbone, which takes a minute at
+            the first image and, on a CPU, a C++ compiler.
 
     Returns:
         A model of the same class in evaluation mode.
@@ -60,12 +60,14 @@ def optimize_for_inference(
     for module in model.modules():
         if isinstance(module, Conv2d):
             _fold_norm(module)
-            _activate_in_place(module)
+        elif type(module) is nn.GroupNorm:
+            module.__class__ = MatrixGroupNorm
+    activate_in_place(model)
     _replace_parameters(model, dtype)
     if dtype != torch.float32:
         _convert_at_boundaries(model)
     if compile:
-        _compile(model)
+        model.get_submodule("backbone").compile(dynamic=True)
     return model
 
 
@@ -97,11 +99,6 @@ def _fold_norm(conv: Conv2d) -> None:
         conv.__class__ = Conv2d  # it may have been a FrozenNormConv2d
         conv.weight, conv.bias = nn.Parameter(weight), nn.Parameter(bias)
         conv.norm = None
-
-
-def _activate_in_place(conv: Conv2d) -> None:
-    if isinstance(conv.activation, nn.ReLU):
-        conv.activation = nn.ReLU(inplace=True)
 
 
 def _replace_parameters(model: nn.Module, dtype: torch.dtype) -> None:
@@ -146,12 +143,3 @@ def _inputs_to_single_precision(_module: nn.Module, inputs: Any) -> Any:
 
 def _output_to_single_precision(_module: nn.Module, _inputs: Any, output: Any) -> Any:
     return tree_map_only(Tensor, Tensor.float, output)
-
-
-def _compile(model: nn.Module) -> None:
-    for module in _compilable(model):
-        module.compile(dynamic=True)
-
-
-def _compilable(model: nn.Module) -> Iterable[nn.Module]:
-    yield model.backbone

@@ -1,5 +1,6 @@
 """Running a configuration on what the machine has."""
 
+import ctypes
 import logging
 
 import torch
@@ -32,3 +33,19 @@ def replace_cuda_only_norms(cfg: CfgNode) -> None:
 def limit_cpu_threads(processes: int) -> None:
     """Share the machine's cores among ``processes`` processes that compute on the CPU."""
     torch.set_num_threads(max(1, torch.get_num_threads() // processes))
+
+
+# Of glibc's malloc.h.
+_M_TRIM_THRESHOLD, _M_MMAP_MAX = -1, -4
+
+
+def keep_freed_memory() -> None:
+    """Have the C library keep the memory of freed tensors for the next ones.
+
+    By itself glibc returns large blocks to the system as soon as they are freed, and the system
+    clears every page anew when the next one is written to. Other C libraries are left as they are.
+    """
+    c_library = ctypes.CDLL(None)
+    if hasattr(c_library, "mallopt"):
+        c_library.mallopt(_M_MMAP_MAX, 0)
+        c_library.mallopt(_M_TRIM_THRESHOLD, -1)  # as an unsigned number: never

@@ -28,6 +28,7 @@ from panet.deployment import optimize_from_config
 from panet.device import replace_cuda_only_norms
 from panet.evaluation import build_evaluator
 from panet.modeling.choices import check_choice
+from panet.modeling.convolutions import activate_in_place
 
 from .amp import BFloat16Trainer
 from .hooks import ProgressBar, SeedIteration
@@ -104,6 +105,7 @@ class PANetTrainer(DefaultTrainer):
             cfg.defrost()
             replace_cuda_only_norms(cfg)
         model = super().build_model(cfg)
+        activate_in_place(model)
         return model.to(memory_format=torch.channels_last) if cfg.MODEL.CHANNELS_LAST else model
 
     @classmethod

@@ -62,8 +62,6 @@ class PANetBoxHead(FastRCNNConvFCHead):
         self.fc1: nn.Module = fc1
         if conv_dims:
             weight_init.c2_xavier_fill(fc1)
-            for conv in self.conv_norm_relus:
-                conv.activation = nn.ReLU(inplace=True)
             first_conv = self.conv_norm_relus[0]
             first_conv.activation = None
             self.conv1 = FusedFirstLayer(

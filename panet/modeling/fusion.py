@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from detectron2.config import CfgNode
 from torch import Tensor, nn
+from torch.autograd.function import once_differentiable
 from torch.nn import functional as F
 from torch.utils.checkpoint import checkpoint
 
@@ -16,12 +17,35 @@ from .choices import check_choice
 FUSIONS = ("max", "sum")
 
 
-def fuse_levels(levels: Iterable[Tensor], operation: str, in_place: bool = False) -> Tensor:
-    """Element-wise maximum or sum of tensors of one shape, in the first one if ``in_place``."""
-    combine = torch.maximum if operation == "max" else torch.add
-    if in_place:
-        return functools.reduce(lambda fused, x: combine(fused, x, out=fused), levels)
-    return functools.reduce(combine, levels)
+def fuse_levels(levels: Iterable[Tensor], operation: str) -> Tensor:
+    """Element-wise maximum or sum of tensors of one shape."""
+    return functools.reduce(torch.maximum if operation == "max" else torch.add, levels)
+
+
+class _ReLUOfMaximum(torch.autograd.Function):
+    """ReLU of the maximum of tensors, which is the maximum of their ReLUs.
+
+    For its backward pass it keeps one byte an element, which tells the tensor that was the
+    largest; of equal ones, the first.
+    """
+
+    @staticmethod
+    def forward(ctx: Any, *levels: Tensor) -> Tensor:
+        largest = torch.zeros_like(levels[0], dtype=torch.uint8)
+        fused = levels[0].clone()
+        for index, level in enumerate(levels[1:], start=1):
+            largest.masked_fill_(level > fused, index)
+            torch.maximum(fused, level, out=fused)
+        largest.masked_fill_(fused <= 0, len(levels))
+        ctx.save_for_backward(largest)
+        ctx.num_levels = len(levels)
+        return fused.relu_()
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, ...]:
+        (largest,) = ctx.saved_tensors
+        return tuple(gradient * (largest == index) for index in range(ctx.num_levels))
 
 
 def fusion_from_config(cfg: CfgNode) -> dict[str, Any]:
@@ -87,11 +111,13 @@ class FusedFirstLayer(nn.Module):
         if self.fusion_position == "before":
             return F.relu_(self._run(lambda: self.levels[0](fuse_levels(x, self.fusion))))
         outputs = (self._run(self._level_output, x, index) for index in range(len(self.levels)))
-        in_place = not torch.is_grad_enabled()
         if self.fusion == "sum":
-            return fuse_levels(map(F.relu_, outputs), "sum", in_place)
-        # The maximum of ReLUs is the ReLU of the maximum.
-        return F.relu_(fuse_levels(outputs, "max", in_place))
+            return fuse_levels(map(F.relu_, outputs), "sum")
+        if torch.is_grad_enabled():
+            fused: Tensor = _ReLUOfMaximum.apply(*outputs)
+            return fused
+        # One level after the other, none of them kept.
+        return F.relu_(functools.reduce(lambda x, y: torch.maximum(x, y, out=x), outputs))
 
     def _level_output(self, x: Sequence[Tensor], index: int) -> Tensor:
         return self.levels[index](x[index])

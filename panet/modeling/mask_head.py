@@ -15,11 +15,15 @@ from detectron2.modeling.roi_heads.mask_head import (
 from detectron2.structures import Instances
 from fvcore.nn import weight_init
 from torch import Tensor, nn
+from torch.nn import functional as F
+from torch.utils.checkpoint import checkpoint
 
 from .choices import check_choice
 from .fully_connected import FullyConnected
 from .fusion import FusedFirstLayer, fusion_from_config
 from .norms import check_roi_norm
+
+_ROIS_IN_CACHE = 16
 
 _COMBINATIONS: dict[str, Callable[[Tensor, Tensor], Tensor]] = {
     "sum": torch.add,
@@ -118,9 +122,6 @@ class PANetMaskHead(MaskRCNNConvUpsampleHead):
         super().__init__(
             input_shape, num_classes=num_classes, conv_dims=conv_dims, conv_norm=conv_norm, **kwargs
         )
-        for conv in self.conv_norm_relus:
-            conv.activation = nn.ReLU(inplace=True)
-        self.deconv_relu = nn.ReLU(inplace=True)
         first_conv = self.conv_norm_relus[0]
         first_conv.activation = None
         self.mask_fcn1 = FusedFirstLayer(
@@ -188,19 +189,35 @@ class PANetMaskHead(MaskRCNNConvUpsampleHead):
             Mask logits, (R, num_classes, 2 H, 2 W), or (R, 1, 2 H, 2 W) if given ``classes``.
         """
         fc_logits = None
+        features: Any = x
         for index, conv in enumerate(self.conv_norm_relus):
-            x = conv(x)
+            features = conv(features)
             if self.fc_branch is not None and index == self.fc_source_index:
-                fc_logits = self.fc_branch(x)
-        logits = self._predict(self.deconv_relu(self.deconv(x)), classes)
+                fc_logits = self.fc_branch(features)
+        logits = self._predict(features, classes)
         if fc_logits is None:
             return logits
         return _COMBINATIONS[self.fc_combination](logits, fc_logits)
 
     def _predict(self, x: Tensor, classes: Tensor | None) -> Tensor:
-        """The last layer, for all classes or for one of each RoI."""
+        """Deconvolution and last layer, for all classes or for one of each RoI."""
         if classes is None or self.predictor.out_channels == 1:
-            return self.predictor(x)
+            return self.predictor(self.deconv_relu(self.deconv(x)))
+        if x.is_cuda or len(x) == 0:
+            return self._predict_classes(x, classes)
+        # The upsampled maps are the largest of the head by far. Those of a few RoIs stay in a
+        # CPU's cache, and are sooner computed again for the backward pass than fetched.
+        return torch.cat(
+            [
+                checkpoint(self._predict_classes, *chunk, use_reentrant=False)
+                if torch.is_grad_enabled()
+                else self._predict_classes(*chunk)
+                for chunk in zip(x.split(_ROIS_IN_CACHE), classes.split(_ROIS_IN_CACHE))
+            ]
+        )
+
+    def _predict_classes(self, x: Tensor, classes: Tensor) -> Tensor:
+        x = F.relu_(self.deconv(x))
         weight = self.predictor.weight.flatten(1)[classes]
         pixels = x.permute(0, 2, 3, 1).flatten(1, 2).transpose(1, 2)
         logits = torch.baddbmm(self.predictor.bias[classes][:, None, None], weight[:, None], pixels)
@@ -215,7 +232,7 @@ def _conv(in_channels: int, out_channels: int, norm: str) -> Conv2d:
         padding=1,
         bias=norm == "",
         norm=get_norm(norm, out_channels),
-        activation=nn.ReLU(inplace=True),
+        activation=nn.ReLU(),
     )
     weight_init.c2_msra_fill(conv)
     return conv

@@ -13,7 +13,7 @@ from fvcore.nn import weight_init
 from torch import Tensor, nn
 
 from .choices import check_choice
-from .frozen_norms import fold_frozen_norms
+from .convolutions import fold_frozen_norms
 from .norms import check_norm
 
 
@@ -120,7 +120,7 @@ def _path_conv(channels: int, norm: str, stride: int) -> Conv2d:
         padding=1,
         bias=norm == "",
         norm=get_norm(norm, channels),
-        activation=nn.ReLU(inplace=True),
+        activation=nn.ReLU(),
     )
     weight_init.c2_xavier_fill(conv)
     return conv

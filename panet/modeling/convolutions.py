@@ -1,4 +1,4 @@
-"""Convolutions with a frozen batch norm, as one operation."""
+"""detectron2's convolutions with fewer passes over the feature map, in training too."""
 
 from detectron2.layers import Conv2d, FrozenBatchNorm2d
 from torch import Tensor, nn
@@ -45,3 +45,10 @@ def fold_frozen_norms(module: nn.Module) -> None:
         if type(conv) is Conv2d and isinstance(conv.norm, FrozenBatchNorm2d):
             # Others hold references to it, so the object has to stay the same.
             conv.__class__ = FrozenNormConv2d
+
+
+def activate_in_place(module: nn.Module) -> None:
+    """Have the ReLUs of the convolutions of ``module`` overwrite what these computed."""
+    for conv in module.modules():
+        if isinstance(conv, Conv2d) and isinstance(conv.activation, nn.ReLU):
+            conv.activation = nn.ReLU(inplace=True)

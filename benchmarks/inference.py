@@ -1,0 +1,43 @@
+"""Times inference of PANet against detectron2's Mask R-CNN.
+
+One image of 800 x 1088 random pixels. Every model computes its own 1,000 proposals and its
+detections, and goes on with the same forced 1,000 boxes and 100 detections, so that all do the
+same work. PANet's models come from optimize_for_inference, but for the naive one.
+"""
+
+import torch
+from boxes import NUM_DETECTIONS, NUM_PROPOSALS, detections, forced, images, proposals, random_boxes
+from measure import Run, benchmark
+from rows import SEED, Row
+from stages import StageClock, clocked
+
+from panet import optimize_for_inference
+
+
+def set_up(row: Row, device: torch.device) -> Run:
+    """The model of a row, ready for inference."""
+    model = row.build_model(device).eval()
+    if row.config is not None and not row.naive:
+        model = optimize_for_inference(model, row.dtype)
+    # detectron2's own way to lower precision.
+    autocast = row.config is None and row.dtype != torch.float32
+    generator = torch.Generator().manual_seed(SEED)
+    image = images(1, generator)
+    proposed = [proposals(random_boxes(NUM_PROPOSALS, generator), device)]
+    detected = [detections(random_boxes(NUM_DETECTIONS, generator), device)]
+
+    def run(clock: StageClock | None) -> None:
+        with (
+            torch.no_grad(),
+            torch.autocast(device.type, row.dtype, enabled=autocast),
+            row.running(),
+            forced(model, proposed, detected),
+            clocked(model, clock),
+        ):
+            model(image)
+
+    return run
+
+
+if __name__ == "__main__":
+    benchmark(__doc__, set_up)

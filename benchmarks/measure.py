@@ -1,0 +1,170 @@
+"""Running the rows of a benchmark against each other, and the report."""
+
+import argparse
+import gc
+import json
+import platform
+import resource
+import statistics
+import subprocess
+import sys
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from pooling import pooling_speedup
+from rows import BASELINE, ROWS, Row
+from stages import StageClock
+from tabulate import tabulate
+from tqdm import tqdm
+
+# Runs the model once; with a clock, on which its stages run along.
+Run = Callable[[StageClock | None], None]
+
+_RUNS_FOR_PEAK_MEMORY = 2
+
+
+def parse_arguments(description: str | None) -> argparse.Namespace:
+    """The command line that the benchmarks share."""
+    parser = argparse.ArgumentParser(
+        description=description, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    default_device = "cuda" if torch.cuda.is_available() else "cpu"
+    parser.add_argument("--device", type=torch.device, default=torch.device(default_device))
+    parser.add_argument("--rows", nargs="+", choices=ROWS, default=list(ROWS))
+    parser.add_argument("--rounds", type=int, default=5, help="after one that warms up")
+    parser.add_argument("--json", type=Path, metavar="FILE", help="also write the figures here")
+    parser.add_argument("--peak-memory-of", choices=ROWS, help=argparse.SUPPRESS)
+    args = parser.parse_args()
+    if args.rounds < 1:
+        parser.error("--rounds must be at least 1")
+    if BASELINE not in args.rows:
+        args.rows.insert(0, BASELINE)
+    return args
+
+
+def benchmark(description: str | None, set_up: Callable[[Row, torch.device], Run]) -> None:
+    """Time the rows against each other and report.
+
+    Args:
+        description: of the command.
+        set_up: builds the model of a row and returns what runs it.
+    """
+    args = parse_arguments(description)
+    if args.peak_memory_of:
+        run = set_up(ROWS[args.peak_memory_of], args.device)
+        for _ in range(_RUNS_FOR_PEAK_MEMORY):
+            run(None)
+        print(_peak_megabytes(args.device))
+        return
+    peaks = {name: _peak_in_new_process(name, args.device) for name in tqdm(args.rows, "memory")}
+    rows = _time_alternately(args.rows, set_up, args.device, args.rounds)
+    for row in rows:
+        row["peak_mb"] = peaks[row["name"]]
+    report = {
+        "machine": _machine(args.device),
+        "torch": torch.__version__,
+        "rounds": args.rounds,
+        "rows": rows,
+        "pooling_speedup": pooling_speedup(args.device, args.rounds),
+    }
+    print(_as_text(report))
+    if args.json:
+        args.json.write_text(json.dumps(report, indent=2) + "\n")
+
+
+def _time_alternately(
+    names: Sequence[str],
+    set_up: Callable[[Row, torch.device], Run],
+    device: torch.device,
+    rounds: int,
+) -> list[dict[str, Any]]:
+    runs = {name: set_up(ROWS[name], device) for name in names}
+    seconds: dict[str, list[float]] = {name: [] for name in names}
+    stages: dict[str, list[dict[str, float]]] = {name: [] for name in names}
+    for round_number in tqdm(range(rounds + 1), "rounds"):
+        for name, run in runs.items():
+            gc.collect()
+            clock = StageClock(device)
+            start = clock.now()
+            # On CUDA, to wait for every stage would take time itself.
+            run(clock if device.type == "cpu" else None)
+            elapsed = clock.now() - start
+            if device.type != "cpu":
+                run(clock)
+            if round_number > 0:  # the first one warms up
+                seconds[name].append(elapsed)
+                stages[name].append(clock.seconds)
+    medians = {name: statistics.median(values) for name, values in seconds.items()}
+    return [
+        {
+            "name": name,
+            "device": str(device),
+            "dtype": str(ROWS[name].dtype).removeprefix("torch."),
+            "seconds": medians[name],
+            "ratio_to_stock": medians[name] / medians[BASELINE],
+            "stages": {
+                stage: statistics.median(values[stage] for values in stages[name])
+                for stage in stages[name][0]
+            },
+        }
+        for name in names
+    ]
+
+
+def _peak_in_new_process(name: str, device: torch.device) -> float:
+    command = [sys.executable, sys.argv[0], "--device", str(device), "--peak-memory-of", name]
+    output = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True).stdout
+    return float(output.splitlines()[-1])
+
+
+def _peak_megabytes(device: torch.device) -> float:
+    if device.type == "cuda":
+        return torch.cuda.max_memory_allocated(device) / 2**20
+    kilobytes = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return kilobytes / 2**10
+
+
+def _machine(device: torch.device) -> str:
+    if device.type == "cuda":
+        return torch.cuda.get_device_name(device)
+    cpu = platform.processor() or platform.machine()
+    cpuinfo = Path("/proc/cpuinfo")
+    if cpuinfo.exists():
+        for line in cpuinfo.read_text().splitlines():
+            if line.startswith("model name"):
+                cpu = line.split(":")[1].strip()
+                break
+    return f"{torch.get_num_threads()} threads, {cpu}"
+
+
+def _as_text(report: dict[str, Any]) -> str:
+    rows = report["rows"]
+    baseline = next(row for row in rows if row["name"] == BASELINE)
+    stages = list(dict.fromkeys(stage for row in rows for stage in row["stages"]))
+    times = tabulate(
+        [
+            [
+                row["name"],
+                row["seconds"],
+                row["ratio_to_stock"],
+                row["peak_mb"],
+                row["peak_mb"] / baseline["peak_mb"],
+            ]
+            for row in rows
+        ],
+        headers=["", "seconds", "ratio", "peak MB", "ratio"],
+        floatfmt=("", ".3f", ".2f", ".0f", ".2f"),
+    )
+    by_stage = tabulate(
+        [[row["name"], *(row["stages"].get(stage, 0.0) for stage in stages)] for row in rows],
+        headers=["seconds in", *stages],
+        floatfmt=".3f",
+    )
+    speedup = report["pooling_speedup"]
+    return (
+        f"{report['machine']}, torch {report['torch']}, medians of {report['rounds']} rounds\n\n"
+        f"{times}\n\n{by_stage}\n\npooling from all levels: {speedup['forward']:.1f} times as "
+        f"fast as torchvision, {speedup['forward_backward']:.1f} times with the backward pass"
+    )

@@ -1,0 +1,39 @@
+"""Group normalization in low precision on a CPU."""
+
+import torch
+from torch import Tensor, nn
+
+
+class MatrixGroupNorm(nn.GroupNorm):
+    """``nn.GroupNorm`` for inference, its sums over the feature map taken as matrix products.
+
+    On the channels-last maps of many RoIs in bfloat16, PyTorch's own takes five times as long on
+    a CPU.
+    """
+
+    def forward(self, x: Tensor) -> Tensor:
+        """
+        Args:
+            x: (N, C, H, W).
+        """
+        images, channels, height, width = x.shape
+        if not x.is_cpu or x.dtype != torch.bfloat16 or images <= 1:
+            return super().forward(x)
+        pixels = x.permute(0, 2, 3, 1).flatten(1, 2)
+        mean = self._group_means(pixels)
+        centered = pixels - mean.to(x.dtype)
+        # What rounding the mean to bfloat16 left of it.
+        rest = mean - mean.to(x.dtype)
+        variance = self._group_means(centered.square()) - rest.square()
+        scale = (variance + self.eps).rsqrt() * self.weight
+        shift = self.bias - rest * scale
+        normalized = torch.addcmul(shift.to(x.dtype), centered, scale.to(x.dtype))
+        return normalized.view(images, height, width, channels).permute(0, 3, 1, 2)
+
+    def _group_means(self, pixels: Tensor) -> Tensor:
+        """(N, H * W, C) to (N, 1, C) in single precision, the same for each channel of a group."""
+        images, area, channels = pixels.shape
+        ones = pixels.new_ones(1, 1, area).expand(images, -1, -1)
+        sums = torch.bmm(ones, pixels).float().view(images, self.num_groups, -1)
+        means = sums.mean(2, keepdim=True) / area
+        return means.expand_as(sums).reshape(images, 1, channels)

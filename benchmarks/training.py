@@ -17,12 +17,11 @@ from boxes import (
     proposals,
     random_boxes,
 )
+from detectron2.solver import build_optimizer
 from detectron2.utils.events import EventStorage
 from measure import Run, benchmark
 from rows import SEED, Row
 from stages import StageClock, clocked
-
-from panet.engine import PANetTrainer
 
 IMAGES = 2
 
@@ -32,7 +31,7 @@ def set_up(row: Row, device: torch.device) -> Run:
     model = row.build_model(device).train()
     cfg = row.load_config(device)
     cfg.SOLVER.BASE_LR = 0.0
-    optimizer = PANetTrainer.build_optimizer(cfg, model)
+    optimizer = build_optimizer(cfg, model)
     generator = torch.Generator().manual_seed(SEED)
     batch = labelled_images(IMAGES, generator)
     proposed = []

@@ -30,7 +30,7 @@ _OUTPUTS_IN_SINGLE_PRECISION = (StandardRPNHead, RetinaNetHead)
 def optimize_for_inference(
     model: nn.Module, dtype: torch.dtype = torch.float32, compile: bool = False
 ) -> nn.Module:
-    """A fast copy of a detectron2 model, for inference only.
+    """A fast copy of a ``GeneralizedRCNN`` or ``RetinaNet``, for inference only.
 
     Frozen and other batch norms are folded into their convolutions, weights and feature maps are
     channels-last, and activations overwrite their input. In single precision the outputs stay the
@@ -38,8 +38,8 @@ def optimize_for_inference(
     it, while images, boxes, scores and the pasting of masks stay in single precision.
 
     Args:
-        model: any of detectron2's, on the device where it will run. It is left as it is; weights
-            that stay the same are shared with it.
+        model: with this project's layers or detectron2's own, on the device where it will run.
+            It is left as it is; weights that stay the same are shared with it.
         dtype: ``torch.float32``, ``torch.bfloat16``, or, on CUDA, ``torch.float16``.
         compile: whether to have ``torch.compile`` compile the backbone, which takes a minute at
             the first image and, on a CPU, a C++ compiler.
@@ -109,16 +109,16 @@ def _replace_parameters(model: nn.Module, dtype: torch.dtype) -> None:
         if isinstance(module, FastRCNNOutputLayers)
         for layer in module.modules()
     }
-    replaced: dict[int, nn.Parameter] = {}
+    replaced: dict[nn.Parameter, nn.Parameter] = {}
     for module in model.modules():
         low = isinstance(module, _LAYERS_IN_LOW_PRECISION) and module not in kept
         for name, parameter in module.named_parameters(recurse=False):
-            if id(parameter) not in replaced:
+            if parameter not in replaced:
                 value = parameter.detach().to(dtype if low else parameter.dtype)
                 if value.dim() == 4:
                     value = value.contiguous(memory_format=torch.channels_last)
-                replaced[id(parameter)] = nn.Parameter(value, requires_grad=False)
-            setattr(module, name, replaced[id(parameter)])
+                replaced[parameter] = nn.Parameter(value, requires_grad=False)
+            setattr(module, name, replaced[parameter])
 
 
 def _convert_at_boundaries(model: nn.Module) -> None:

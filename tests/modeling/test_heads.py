@@ -1,5 +1,6 @@
 """The box and the mask head against re-statements of the paper's table of layers."""
 
+from collections.abc import Sequence
 from functools import reduce
 
 import pytest
@@ -139,6 +140,68 @@ def test_no_gradients_same_result_and_input_untouched(fusion: str, position: str
     with torch.no_grad():
         torch.testing.assert_close(head(x), expected)
     assert torch.equal(x, before)
+
+
+def gradients(output: Tensor, head: nn.Module, *inputs: Tensor) -> list[Tensor | None]:
+    generator = torch.Generator().manual_seed(1)
+    gradient = torch.randn(output.shape, generator=generator)
+    wanted = [*inputs, *(p for p in head.parameters())]
+    return list(torch.autograd.grad(output, wanted, gradient, allow_unused=True))
+
+
+def assert_same(actual: list[Tensor | None], expected: list[Tensor | None]) -> None:
+    for a, b in zip(actual, expected, strict=True):
+        torch.testing.assert_close(a, b, rtol=1e-3, atol=1e-4)
+
+
+@pytest.mark.parametrize("fusion", ["max", "sum"])
+def test_gradient_of_the_fusion(fusion: str) -> None:
+    head = box_head(heavier=False, fusion=fusion)
+    randomize(head)
+    x = torch.randn(LEVELS, ROIS, CHANNELS, 7, 7, requires_grad=True)
+    first = [(fc(x[i])).relu() for i, fc in enumerate(head.fc1.levels)]
+    expected = F.linear(reduce(FUSIONS[fusion], first), head.fc2.weight, head.fc2.bias).relu()
+    assert_same(gradients(head(x), head, x), gradients(expected, head, x))
+
+
+def test_gradient_of_the_mask_of_one_class() -> None:
+    head = mask_head()
+    randomize(head)
+    x = torch.randn(LEVELS, 40, CHANNELS, 14, 14, requires_grad=True)
+    classes = torch.arange(40) % 5
+    of_all = head.layers(x)[torch.arange(40), classes][:, None]
+    assert_same(gradients(head.layers(x, classes), head, x), gradients(of_all, head, x))
+
+
+class PoolingCounter(Sequence[Tensor]):
+    """Levels that count how often they are asked for."""
+
+    def __init__(self, x: Tensor) -> None:
+        self.x, self.count = x, 0
+
+    def __len__(self) -> int:
+        return len(self.x)
+
+    def __getitem__(self, index: int) -> Tensor:
+        self.count += 1
+        return self.x[index]
+
+
+@pytest.mark.parametrize("fusion", ["max", "sum"])
+@pytest.mark.parametrize("position", ["after", "before"])
+def test_pooling_again_in_the_backward_pass(fusion: str, position: str) -> None:
+    head = box_head(True, fusion=fusion, fusion_position=position)
+    randomize(head)
+    x = torch.randn(LEVELS, ROIS, CHANNELS, 7, 7, requires_grad=True)
+    expected = gradients(head(x), head, x)
+    head.conv1.recompute = True
+    levels = PoolingCounter(x)
+    output = head(levels)
+    pooled_once = levels.count
+    assert_same(gradients(output, head, x), expected)
+    assert levels.count > pooled_once
+    with torch.no_grad():
+        head(x)
 
 
 @pytest.mark.parametrize("channels_last", [False, True])

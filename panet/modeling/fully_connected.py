@@ -7,6 +7,8 @@ from detectron2.layers import ShapeSpec
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+_MANY_ROIS = 512
+
 
 class FullyConnected(nn.Conv2d):
     """A fully-connected layer over a whole feature map, without flattening the map first.
@@ -34,14 +36,18 @@ class FullyConnected(nn.Conv2d):
         Returns:
             (R, out_features).
         """
-        # In single precision on a CPU, PyTorch's convolutions are up to twice as fast as its
-        # matrix products; everywhere else it is the other way round.
-        if x.is_cpu and x.dtype == self.weight.dtype == torch.float32:
+        if self._is_faster_as_convolution(x):
             return super().forward(x).flatten(1)
         weight = self.weight
         if weight.is_contiguous(memory_format=torch.channels_last):
             x, weight = x.permute(0, 2, 3, 1), weight.permute(0, 2, 3, 1)
         return F.linear(x.flatten(1), weight.flatten(1), self.bias)
+
+    def _is_faster_as_convolution(self, x: Tensor) -> bool:
+        # In single precision on a CPU, PyTorch's convolutions are up to twice as fast as its matrix
+        # products. Their backward pass copies the weight, though, which takes many RoIs to pay off.
+        single = x.is_cpu and x.dtype == self.weight.dtype == torch.float32
+        return single and (not torch.is_grad_enabled() or len(x) >= _MANY_ROIS)
 
     def _save_to_state_dict(
         self, destination: dict[str, Any], prefix: str, keep_vars: bool

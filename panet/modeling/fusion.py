@@ -32,20 +32,20 @@ class _ReLUOfMaximum(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, *levels: Tensor) -> Tensor:
         largest = torch.zeros_like(levels[0], dtype=torch.uint8)
-        fused = levels[0].clone()
+        fused = levels[0].relu()
+        largest.masked_fill_(levels[0] <= 0, len(levels))
         for index, level in enumerate(levels[1:], start=1):
             largest.masked_fill_(level > fused, index)
             torch.maximum(fused, level, out=fused)
-        largest.masked_fill_(fused <= 0, len(levels))
         ctx.save_for_backward(largest)
         ctx.num_levels = len(levels)
-        return fused.relu_()
+        return fused
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, ...]:
         (largest,) = ctx.saved_tensors
-        return tuple(gradient * (largest == index) for index in range(ctx.num_levels))
+        return tuple(gradient.masked_fill(largest != index, 0) for index in range(ctx.num_levels))
 
 
 def fusion_from_config(cfg: CfgNode) -> dict[str, Any]:
@@ -108,21 +108,44 @@ class FusedFirstLayer(nn.Module):
         Returns:
             (R, ...), in the shape that one layer gives.
         """
+        recompute = self.recompute and torch.is_grad_enabled()
         if self.fusion_position == "before":
-            return F.relu_(self._run(lambda: self.levels[0](fuse_levels(x, self.fusion))))
-        outputs = (self._run(self._level_output, x, index) for index in range(len(self.levels)))
+            fused = (
+                checkpoint(fuse_levels, x, self.fusion, use_reentrant=False)
+                if recompute
+                else fuse_levels(x, self.fusion)
+            )
+            return F.relu_(self.levels[0](fused))
+        run = _run_without_keeping_input if recompute else _run
+        outputs = (run(layer, x, index) for index, layer in enumerate(self.levels))
         if self.fusion == "sum":
             return fuse_levels(map(F.relu_, outputs), "sum")
         if torch.is_grad_enabled():
-            fused: Tensor = _ReLUOfMaximum.apply(*outputs)
-            return fused
+            output: Tensor = _ReLUOfMaximum.apply(*outputs)
+            return output
         # One level after the other, none of them kept.
-        return F.relu_(functools.reduce(lambda x, y: torch.maximum(x, y, out=x), outputs))
+        return F.relu_(functools.reduce(lambda a, b: torch.maximum(a, b, out=a), outputs))
 
-    def _level_output(self, x: Sequence[Tensor], index: int) -> Tensor:
-        return self.levels[index](x[index])
 
-    def _run(self, function: Callable[..., Tensor], *args: Any) -> Tensor:
-        if self.recompute and torch.is_grad_enabled():
-            return checkpoint(function, *args, use_reentrant=False)
-        return function(*args)
+def _run(layer: nn.Module, x: Sequence[Tensor], index: int) -> Tensor:
+    return layer(x[index])
+
+
+def _run_without_keeping_input(layer: nn.Module, x: Sequence[Tensor], index: int) -> Tensor:
+    """``layer(x[index])``, with ``x[index]`` asked for once more by the backward pass."""
+    level = x[index]
+    address, numel = level.data_ptr(), level.numel()
+
+    # What is saved may be a view of the level.
+    def pack(saved: Tensor) -> Tensor | tuple[torch.Size, tuple[int, ...]]:
+        is_level = numel > 0 and saved.data_ptr() == address and saved.numel() == numel
+        return (saved.shape, saved.stride()) if is_level else saved
+
+    def unpack(packed: Tensor | tuple[torch.Size, tuple[int, ...]]) -> Tensor:
+        if isinstance(packed, Tensor):
+            return packed
+        with torch.no_grad():
+            return x[index].as_strided(*packed)
+
+    with torch.autograd.graph.saved_tensors_hooks(pack, unpack):
+        return layer(level)

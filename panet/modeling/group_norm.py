@@ -20,10 +20,8 @@ class MatrixGroupNorm(nn.GroupNorm):
         if not x.is_cpu or x.dtype != torch.bfloat16 or images <= 1:
             return super().forward(x)
         pixels = x.permute(0, 2, 3, 1).flatten(1, 2)
-        mean = self._group_means(pixels)
-        centered = pixels - mean.to(x.dtype)
-        # What rounding the mean to bfloat16 left of it.
-        rest = mean - mean.to(x.dtype)
+        centered = pixels - self._group_means(pixels).to(x.dtype)
+        rest = self._group_means(centered)  # what rounding the mean left of it
         variance = self._group_means(centered.square()) - rest.square()
         scale = (variance + self.eps).rsqrt() * self.weight
         shift = self.bias - rest * scale

@@ -52,9 +52,9 @@ class _GatherRoIAlign(torch.autograd.Function):
         ctx.save_for_backward(rois)
         ctx.shape, ctx.grid = x.shape, grid
         pixels, weights = _bags(rois, x.shape, grid)
-        pooled = F.embedding_bag(
-            pixels, _rows(x), mode="sum", per_sample_weights=weights.to(x.dtype)
-        )
+        # Detached, or embedding_bag would prepare for a backward pass of its own.
+        rows = _rows(x.detach())
+        pooled = F.embedding_bag(pixels, rows, mode="sum", per_sample_weights=weights.to(x.dtype))
         return pooled.view(len(rois), grid.bins, grid.bins, x.shape[1]).permute(0, 3, 1, 2)
 
     @staticmethod

@@ -199,7 +199,8 @@ def test_pooling_again_in_the_backward_pass(fusion: str, position: str) -> None:
     output = head(levels)
     pooled_once = levels.count
     assert_same(gradients(output, head, x), expected)
-    assert levels.count > pooled_once
+    if (fusion, position) != ("sum", "before"):  # a sum needs none of them
+        assert levels.count > pooled_once
     with torch.no_grad():
         head(x)
 

@@ -1,0 +1,121 @@
+"""The benchmarks on images small enough for a test."""
+
+import json
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from detectron2 import model_zoo
+from detectron2.config import CfgNode
+
+BENCHMARKS = Path(__file__).parents[1] / "benchmarks"
+sys.path.append(str(BENCHMARKS))
+
+import boxes  # noqa: E402
+import inference  # noqa: E402
+import measure  # noqa: E402
+import pooling  # noqa: E402
+import rows  # noqa: E402
+import training  # noqa: E402
+
+CPU = torch.device("cpu")
+STAGES = {"rest", "backbone", "pyramid", "rpn", "pooling", "box head", "mask head"}
+
+
+@pytest.fixture(autouse=True)
+def _small(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(boxes, "IMAGE_SIZE", (96, 128))
+    monkeypatch.setattr(pooling, "IMAGE_SIZE", (96, 128))
+    for module in (inference, training, pooling):
+        monkeypatch.setattr(module, "NUM_PROPOSALS", 20)
+    monkeypatch.setattr(inference, "NUM_DETECTIONS", 5)
+
+
+def test_the_stock_configuration_is_detectron2s() -> None:
+    ours = rows.ROWS["stock-fp32"].load_config(CPU)
+    theirs = model_zoo.get_config("COCO-InstanceSegmentation/mask_rcnn_R_50_FPN_1x.yaml")
+
+    def difference(a: CfgNode, b: CfgNode, path: str = "") -> set[str]:
+        keys = set()
+        for key in a.keys() | b.keys():
+            if isinstance(a.get(key), CfgNode):
+                keys |= difference(a[key], b[key], f"{path}{key}.")
+            elif a.get(key) != b.get(key):
+                keys.add(path + key)
+        return keys
+
+    training_only = {"DATASETS.", "INPUT.", "SOLVER.STEPS", "SOLVER.MAX_ITER"}
+    rest = {k for k in difference(ours, theirs) if not k.startswith(tuple(training_only))}
+    assert rest <= {"MODEL.DEVICE", "MODEL.WEIGHTS"}
+
+
+def test_every_model_goes_on_with_the_same_boxes() -> None:
+    generator = torch.Generator().manual_seed(0)
+    image = boxes.images(1, generator)
+    proposed = [boxes.proposals(boxes.random_boxes(20, generator), CPU)]
+    detected = [boxes.detections(boxes.random_boxes(5, generator), CPU)]
+    for name in ("stock-fp32", "panet-2fc-fp32"):
+        model = rows.ROWS[name].build_model(CPU).eval()
+        for _ in range(2):
+            with torch.no_grad(), boxes.forced(model, proposed, detected):
+                instances = model(image)[0]["instances"]
+            assert torch.equal(instances.pred_boxes.tensor, detected[0].pred_boxes.tensor)
+            assert instances.has("pred_masks")
+
+
+def test_the_naive_model_computes_the_same() -> None:
+    generator = torch.Generator().manual_seed(0)
+    image = boxes.images(1, generator)
+    outputs = []
+    for name in ("panet-2fc-fp32", "panet-naive-fp32"):
+        row = rows.ROWS[name]
+        model = row.build_model(CPU).eval()
+        with torch.no_grad(), row.running():
+            features = model.backbone(model.preprocess_image(image).tensor)
+            pooled = model.roi_heads.box_pooler(
+                list(features.values())[:4], [boxes.Boxes(boxes.random_boxes(9, generator))]
+            )
+            outputs.append([*features.values(), pooled[0]])
+        generator.manual_seed(0)
+        boxes.images(1, generator)
+    for ours, naive in zip(*outputs, strict=True):
+        torch.testing.assert_close(ours, naive, rtol=1e-3, atol=1e-3)
+
+
+@pytest.mark.parametrize(
+    ("script", "stages"),
+    [(inference, STAGES | {"paste"}), (training, STAGES | {"backward", "optimizer"})],
+)
+def test_report(
+    script: object,
+    stages: set[str],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.setattr(measure, "_peak_in_new_process", lambda name, device: 100.0)
+    file = tmp_path / "report.json"
+    arguments = ["--device", "cpu", "--rounds", "1", "--json", str(file)]
+    monkeypatch.setattr(sys, "argv", ["benchmark", *arguments, "--rows", "panet-2fc-bf16"])
+    measure.benchmark(script.__doc__, script.set_up)
+    report = json.loads(file.read_text())
+    assert [row["name"] for row in report["rows"]] == ["stock-fp32", "panet-2fc-bf16"]
+    assert report["rows"][0]["ratio_to_stock"] == 1.0
+    for row, dtype in zip(report["rows"], ("float32", "bfloat16"), strict=True):
+        assert row["device"] == "cpu"
+        assert row["dtype"] == dtype
+        assert row["peak_mb"] == 100.0
+        assert set(row["stages"]) == stages
+        assert sum(row["stages"].values()) == pytest.approx(row["seconds"], rel=0.1)
+    assert set(report["pooling_speedup"]) == {"forward", "forward_backward"}
+    assert "panet-2fc-bf16" in capsys.readouterr().out
+
+
+def test_peak_memory_is_measured_in_a_process_of_its_own(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    arguments = ["--device", "cpu", "--peak-memory-of", "stock-fp32"]
+    monkeypatch.setattr(sys, "argv", ["benchmark", *arguments])
+    measure.benchmark("", inference.set_up)
+    assert float(capsys.readouterr().out.splitlines()[-1]) > 100

@@ -12,7 +12,7 @@ from detectron2.utils import comm
 from detectron2.utils.logger import setup_logger
 
 from panet.config import load_config
-from panet.device import limit_cpu_threads
+from panet.device import keep_freed_memory, limit_cpu_threads
 from panet.engine import PANetTrainer
 
 
@@ -29,6 +29,7 @@ def main(args: argparse.Namespace) -> Any:
     cfg = setup(args)
     if cfg.MODEL.DEVICE == "cpu":
         limit_cpu_threads(comm.get_local_size())
+        keep_freed_memory()
     if args.eval_only:
         model = PANetTrainer.build_model(cfg)
         DetectionCheckpointer(model, save_dir=cfg.OUTPUT_DIR).resume_or_load(

@@ -25,6 +25,7 @@ from tabulate import tabulate
 from tqdm import tqdm
 
 from panet.config import load_config
+from panet.device import keep_freed_memory
 from panet.engine import PANetTrainer
 from panet.engine.hooks import ProgressBar
 from panet.evaluation import draw_comparison
@@ -58,6 +59,8 @@ def main() -> None:
         yield
         seconds[name] = round(time.perf_counter() - start, 1)
 
+    if cfg.MODEL.DEVICE == "cpu":
+        keep_freed_memory()
     resume = has_same_config(args.output_dir / "config.yaml", cfg)
     print_warnings_only(cfg.OUTPUT_DIR)
     default_setup(cfg, args)

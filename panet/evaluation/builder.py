@@ -5,15 +5,15 @@ from pathlib import Path
 
 from detectron2.config import CfgNode
 from detectron2.data import MetadataCatalog
-from detectron2.evaluation import COCOEvaluator, DatasetEvaluator
+from detectron2.evaluation import DatasetEvaluator
 
 from .cityscapes import CityscapesInstanceEvaluator
+from .coco import COCOEvaluator
 from .lvis import LVISEvaluator
 
 
 def _coco(dataset_name: str, output_dir: str) -> DatasetEvaluator:
-    # The official implementation; detectron2's faster one needs its compiled extension.
-    return COCOEvaluator(dataset_name, output_dir=output_dir, use_fast_impl=False)
+    return COCOEvaluator(dataset_name, output_dir=output_dir)
 
 
 def _lvis(dataset_name: str, output_dir: str) -> DatasetEvaluator:

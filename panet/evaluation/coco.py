@@ -1,0 +1,30 @@
+"""COCO's evaluator with a fast implementation of its metrics."""
+
+from collections.abc import Collection
+from typing import Any
+from unittest import mock
+
+import detectron2.evaluation
+from detectron2.evaluation import coco_evaluation
+from faster_coco_eval import COCOeval_faster
+
+
+class COCOEvaluator(detectron2.evaluation.COCOEvaluator):
+    """detectron2's evaluator, its metrics from ``faster-coco-eval``.
+
+    They are those of pycocotools, several times as fast; detectron2's own fast implementation
+    needs its compiled extension.
+    """
+
+    def __init__(self, dataset_name: str, output_dir: str | None = None, **kwargs: Any) -> None:
+        """
+        Args:
+            dataset_name: registered, in COCO's format or to be converted to it.
+            output_dir: where to save the predictions.
+            kwargs: others of detectron2's evaluator.
+        """
+        super().__init__(dataset_name, output_dir=output_dir, use_fast_impl=False, **kwargs)
+
+    def evaluate(self, img_ids: Collection[int] | None = None) -> dict[str, Any] | None:
+        with mock.patch.object(coco_evaluation, "COCOeval", COCOeval_faster):
+            return super().evaluate(img_ids)

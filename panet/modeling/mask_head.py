@@ -23,6 +23,7 @@ from .fully_connected import FullyConnected
 from .fusion import FusedFirstLayer, fusion_from_config
 from .norms import check_roi_norm
 
+# As many as keep the upsampled maps of 256 channels within a few megabytes.
 _ROIS_IN_CACHE = 16
 
 _COMBINATIONS: dict[str, Callable[[Tensor, Tensor], Tensor]] = {

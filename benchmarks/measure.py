@@ -17,6 +17,7 @@ from pooling import pooling_speedup
 from rows import BASELINE, ROWS, Row
 from stages import StageClock
 from tabulate import tabulate
+from torch.utils.flop_counter import FlopCounterMode
 from tqdm import tqdm
 
 # Runs the model once; with a clock, on which its stages run along.
@@ -33,7 +34,7 @@ def parse_arguments(description: str | None) -> argparse.Namespace:
     default_device = "cuda" if torch.cuda.is_available() else "cpu"
     parser.add_argument("--device", type=torch.device, default=torch.device(default_device))
     parser.add_argument("--rows", nargs="+", choices=ROWS, default=list(ROWS))
-    parser.add_argument("--rounds", type=int, default=5, help="after one that warms up")
+    parser.add_argument("--rounds", type=int, default=5, help="after a run that warms up")
     parser.add_argument("--json", type=Path, metavar="FILE", help="also write the figures here")
     parser.add_argument("--peak-memory-of", choices=ROWS, help=argparse.SUPPRESS)
     args = parser.parse_args()
@@ -83,7 +84,12 @@ def _time_alternately(
     runs = {name: set_up(ROWS[name], device) for name in names}
     seconds: dict[str, list[float]] = {name: [] for name in names}
     stages: dict[str, list[dict[str, float]]] = {name: [] for name in names}
-    for round_number in tqdm(range(rounds + 1), "rounds"):
+    multiply_adds = {}
+    for name, run in tqdm(runs.items(), "warming up"):
+        with FlopCounterMode(display=False) as counter:
+            run(None)
+        multiply_adds[name] = counter.get_total_flops() // 2
+    for _ in tqdm(range(rounds), "rounds"):
         for name, run in runs.items():
             gc.collect()
             clock = StageClock(device)
@@ -93,9 +99,8 @@ def _time_alternately(
             elapsed = clock.now() - start
             if device.type != "cpu":
                 run(clock)
-            if round_number > 0:  # the first one warms up
-                seconds[name].append(elapsed)
-                stages[name].append(clock.seconds)
+            seconds[name].append(elapsed)
+            stages[name].append(clock.seconds)
     medians = {name: statistics.median(values) for name, values in seconds.items()}
     return [
         {
@@ -104,6 +109,7 @@ def _time_alternately(
             "dtype": str(ROWS[name].dtype).removeprefix("torch."),
             "seconds": medians[name],
             "ratio_to_stock": medians[name] / medians[BASELINE],
+            "multiply_adds": multiply_adds[name],
             "stages": {
                 stage: statistics.median(values[stage] for values in stages[name])
                 for stage in stages[name][0]
@@ -151,11 +157,12 @@ def _as_text(report: dict[str, Any]) -> str:
                 row["ratio_to_stock"],
                 row["peak_mb"],
                 row["peak_mb"] / baseline["peak_mb"],
+                row["multiply_adds"] / 1e9,
             ]
             for row in rows
         ],
-        headers=["", "seconds", "ratio", "peak MB", "ratio"],
-        floatfmt=("", ".3f", ".2f", ".0f", ".2f"),
+        headers=["", "seconds", "ratio", "peak MB", "ratio", "10^9 multiply-adds"],
+        floatfmt=("", ".3f", ".2f", ".0f", ".2f", ".0f"),
     )
     by_stage = tabulate(
         [[row["name"], *(row["stages"].get(stage, 0.0) for stage in stages)] for row in rows],

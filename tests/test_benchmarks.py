@@ -104,6 +104,7 @@ def test_report(
         assert row["device"] == "cpu"
         assert row["dtype"] == dtype
         assert row["peak_mb"] == 100.0
+        assert row["multiply_adds"] > 1e9
         assert set(row["stages"]) == stages
         assert sum(row["stages"].values()) == pytest.approx(row["seconds"], rel=0.1)
     assert set(report["pooling_speedup"]) == {"forward", "forward_backward"}

@@ -14,6 +14,7 @@ from detectron2.utils.logger import setup_logger
 from panet.config import load_config
 from panet.device import keep_freed_memory, limit_cpu_threads
 from panet.engine import PANetTrainer
+from panet.errors import exit_on_input_error
 
 
 def setup(args: argparse.Namespace) -> CfgNode:
@@ -25,6 +26,7 @@ def setup(args: argparse.Namespace) -> CfgNode:
     return cfg
 
 
+@exit_on_input_error()
 def main(args: argparse.Namespace) -> Any:
     cfg = setup(args)
     if cfg.MODEL.DEVICE == "cpu":
@@ -46,11 +48,12 @@ def main(args: argparse.Namespace) -> Any:
 
 if __name__ == "__main__":
     arguments = default_argument_parser().parse_args()
-    launch(
-        main,
-        arguments.num_gpus,
-        num_machines=arguments.num_machines,
-        machine_rank=arguments.machine_rank,
-        dist_url=arguments.dist_url,
-        args=(arguments,),
-    )
+    with exit_on_input_error():
+        launch(
+            main,
+            arguments.num_gpus,
+            num_machines=arguments.num_machines,
+            machine_rank=arguments.machine_rank,
+            dist_url=arguments.dist_url,
+            args=(arguments,),
+        )

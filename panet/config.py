@@ -16,6 +16,8 @@ def add_panet_config(cfg: CfgNode) -> None:
     # Normalization of the bottom-up path: "", "GN", "SyncBN", "naiveSyncBN", "BN", ...
     cfg.MODEL.PAFPN = CfgNode()
     cfg.MODEL.PAFPN.NORM = ""
+    # Give its convolutions a bias even where a norm follows, as the authors' release does.
+    cfg.MODEL.PAFPN.CONV_BIAS = False
 
     # Adaptive feature pooling, for the box and the mask head.
     cfg.MODEL.ADAPTIVE_POOLING = CfgNode()
@@ -34,6 +36,19 @@ def add_panet_config(cfg: CfgNode) -> None:
     cfg.MODEL.FC_FUSION.SOURCE = "conv3"
     # How its logits meet those of the convolutional branch: "sum", "product" or "max".
     cfg.MODEL.FC_FUSION.COMBINATION = "sum"
+    # End the branch in a ReLU, as the authors' release does; the paper has none.
+    cfg.MODEL.FC_FUSION.RELU = False
+
+    # Normalization of the fc layers of the box head; ROI_BOX_HEAD.NORM is its convolutions'.
+    cfg.MODEL.ROI_BOX_HEAD.FC_NORM = ""
+
+    # What becomes of the heads of MODEL.WEIGHTS if they tell other classes apart than this model:
+    # classes of the same name keep their weights.
+    cfg.MODEL.CLASS_TRANSFER = CfgNode()
+    # The dataset whose classes they tell apart; "" if the file itself says it, or not to ask.
+    cfg.MODEL.CLASS_TRANSFER.SOURCE_DATASET = ""
+    # Classes with other names there: pairs such as ["rider", "person"], this model's name first.
+    cfg.MODEL.CLASS_TRANSFER.SYNONYMS = []
 
     # Keep feature maps channels-last in training and evaluation, which most convolutions prefer.
     cfg.MODEL.CHANNELS_LAST = False

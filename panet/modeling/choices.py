@@ -2,6 +2,8 @@
 
 from collections.abc import Collection
 
+from panet.errors import InputError
+
 
 def check_choice(key: str, value: str, allowed: Collection[str]) -> str:
     """Return ``value`` if it is one of ``allowed``.
@@ -12,8 +14,8 @@ def check_choice(key: str, value: str, allowed: Collection[str]) -> str:
         allowed: every valid value.
 
     Raises:
-        ValueError: naming the key, the value and the allowed values.
+        InputError: naming the key, the value and the allowed values.
     """
     if value not in allowed:
-        raise ValueError(f"{key} is {value!r}; it must be one of {', '.join(map(repr, allowed))}.")
+        raise InputError(f"{key} is {value!r}; it must be one of {', '.join(map(repr, allowed))}.")
     return value

@@ -16,7 +16,12 @@ from torch.nn.parallel import DistributedDataParallel
 from torch.utils._pytree import tree_map_only
 
 from panet.modeling.choices import check_choice
-from panet.modeling.convolutions import activate_in_place, folded_parameters
+from panet.modeling.convolutions import (
+    FrozenNormConv2d,
+    activate_in_place,
+    folded_parameters,
+)
+from panet.modeling.fully_connected import FullyConnected
 from panet.modeling.group_norm import MatrixGroupNorm
 
 _DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
@@ -58,7 +63,7 @@ def optimize_for_inference(
         raise ValueError("dtype float16 needs CUDA; on the CPU use bfloat16.")
     model = _copy_sharing_tensors(model).eval()
     for module in model.modules():
-        if isinstance(module, Conv2d):
+        if isinstance(module, Conv2d | FullyConnected):
             _fold_norm(module)
         elif type(module) is nn.GroupNorm:
             module.__class__ = MatrixGroupNorm
@@ -92,11 +97,12 @@ def _copy_sharing_tensors(model: nn.Module) -> nn.Module:
     return copy.deepcopy(model, {id(tensor): tensor for tensor in tensors})
 
 
-def _fold_norm(conv: Conv2d) -> None:
+def _fold_norm(conv: Conv2d | FullyConnected) -> None:
     batch_norm = isinstance(conv.norm, FrozenBatchNorm2d | nn.modules.batchnorm._BatchNorm)
     if batch_norm and conv.norm.running_mean is not None:
         weight, bias = folded_parameters(conv)
-        conv.__class__ = Conv2d  # it may have been a FrozenNormConv2d
+        if isinstance(conv, FrozenNormConv2d):
+            conv.__class__ = Conv2d
         conv.weight, conv.bias = nn.Parameter(weight), nn.Parameter(bias)
         conv.norm = None
 

@@ -64,6 +64,11 @@ MODELS = {
     "heavier head": ["MODEL.ROI_BOX_HEAD.NUM_CONV", 4, "MODEL.ROI_BOX_HEAD.NORM", "GN"],
     "no norms in the heads": ["MODEL.ROI_MASK_HEAD.NORM", "", "MODEL.FPN.NORM", ""],
     "path with batch norms": ["MODEL.PAFPN.NORM", "BN"],
+    "fc layers with batch norms": ["MODEL.ROI_BOX_HEAD.FC_NORM", "BN"],
+    "fc layers with group norms": [
+        *("MODEL.ROI_BOX_HEAD.FC_NORM", "GN"),
+        *("MODEL.ROI_BOX_HEAD.FC_DIM", 256),  # 8 in each group
+    ],
     "sum": ["MODEL.ADAPTIVE_POOLING.FUSION", "sum"],
     "assigned level": ["MODEL.ADAPTIVE_POOLING.ENABLED", False],
     "boxes only": ["MODEL.MASK_ON", False],

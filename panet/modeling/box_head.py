@@ -1,5 +1,6 @@
 """The box branch: fully-connected or heavier head on features pooled from all levels."""
 
+from itertools import pairwise
 from typing import Any
 
 from detectron2.config import CfgNode, configurable
@@ -30,6 +31,7 @@ class PANetBoxHead(FastRCNNConvFCHead):
         conv_dims: list[int],
         fc_dims: list[int],
         conv_norm: str = "",
+        fc_norm: str = "",
         num_levels: int = 4,
         **fusion: Any,
     ) -> None:
@@ -39,6 +41,7 @@ class PANetBoxHead(FastRCNNConvFCHead):
             conv_dims: output channels of the convolutions.
             fc_dims: output channels of the fc layers, at least one.
             conv_norm: normalization of the convolutions.
+            fc_norm: normalization of the fc layers.
             num_levels: L, the number of levels pooled from.
             fusion: ``fusion``, ``fusion_position`` and ``recompute`` of :class:`FusedFirstLayer`.
 
@@ -53,11 +56,18 @@ class PANetBoxHead(FastRCNNConvFCHead):
             fc_dims=fc_dims,
             conv_norm=check_roi_norm("MODEL.ROI_BOX_HEAD.NORM", conv_norm),
         )
+        fc_norm = check_roi_norm("MODEL.ROI_BOX_HEAD.FC_NORM", fc_norm)
         channels = conv_dims[-1] if conv_dims else input_shape.channels
         fc1 = FullyConnected(
             ShapeSpec(channels=channels, height=input_shape.height, width=input_shape.width),
             fc_dims[0],
+            fc_norm,
         )
+        if fc_norm:
+            for number, (inputs, outputs) in enumerate(pairwise(fc_dims), start=2):
+                fc = FullyConnected(ShapeSpec(channels=inputs, height=1, width=1), outputs, fc_norm)
+                weight_init.c2_xavier_fill(fc)
+                self.add_module(f"fc{number}", fc)
         self.flatten = nn.Identity()  # the first fc layer takes the map as it is
         self.fc1: nn.Module = fc1
         if conv_dims:
@@ -75,4 +85,8 @@ class PANetBoxHead(FastRCNNConvFCHead):
 
     @classmethod
     def from_config(cls, cfg: CfgNode, input_shape: ShapeSpec) -> dict[str, Any]:
-        return {**super().from_config(cfg, input_shape), **fusion_from_config(cfg)}
+        return {
+            **super().from_config(cfg, input_shape),
+            **fusion_from_config(cfg),
+            "fc_norm": cfg.MODEL.ROI_BOX_HEAD.FC_NORM,
+        }

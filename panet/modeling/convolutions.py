@@ -1,5 +1,7 @@
 """detectron2's convolutions with fewer passes over the feature map, in training too."""
 
+from typing import Any
+
 from detectron2.layers import Conv2d, FrozenBatchNorm2d
 from torch import Tensor, nn
 
@@ -21,13 +23,13 @@ class FrozenNormConv2d(Conv2d):
         return x if self.activation is None else self.activation(x)
 
 
-def folded_parameters(conv: Conv2d) -> tuple[Tensor, Tensor]:
+def folded_parameters(conv: nn.Conv2d) -> tuple[Tensor, Tensor]:
     """Weight and bias of the convolution that computes ``conv`` and its norm's running statistics.
 
     Args:
-        conv: its norm is a ``FrozenBatchNorm2d`` or a batch norm.
+        conv: its ``norm`` is a ``FrozenBatchNorm2d`` or a batch norm.
     """
-    norm = conv.norm
+    norm: Any = conv.norm
     scale = (norm.running_var + norm.eps).rsqrt()
     if norm.weight is not None:
         scale = scale * norm.weight

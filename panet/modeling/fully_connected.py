@@ -3,7 +3,7 @@
 from typing import Any
 
 import torch
-from detectron2.layers import ShapeSpec
+from detectron2.layers import ShapeSpec, get_norm
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -18,24 +18,34 @@ class FullyConnected(nn.Conv2d):
     ``nn.Linear`` does, (out_features, C * H * W), so that checkpoints go both ways.
     """
 
-    def __init__(self, input_shape: ShapeSpec, out_features: int) -> None:
+    def __init__(self, input_shape: ShapeSpec, out_features: int, norm: str = "") -> None:
         """
         Args:
             input_shape: channels, height and width of the map.
             out_features: size of the output.
+            norm: normalization of the output.
         """
         super().__init__(
             input_shape.channels, out_features, (input_shape.height, input_shape.width)
         )
+        self.norm: Any = get_norm(norm, out_features)
 
     def forward(self, x: Tensor) -> Tensor:
         """
         Args:
-            x: (R, C, H, W).
+            x: (R, C, H, W); (R, C) will do for maps of one pixel.
 
         Returns:
             (R, out_features).
         """
+        if x.dim() == 2:
+            x = x[:, :, None, None]
+        output = self._product(x)
+        if self.norm is not None:
+            output = self.norm(output[:, :, None, None]).flatten(1)
+        return output
+
+    def _product(self, x: Tensor) -> Tensor:
         if self._is_faster_as_convolution(x):
             return super().forward(x).flatten(1)
         weight = self.weight

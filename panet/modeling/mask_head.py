@@ -39,12 +39,15 @@ class FullyConnectedBranch(nn.Module):
     conv4_fc keeps the channels and conv5_fc halves them, both 3x3 with normalization and ReLU.
     """
 
-    def __init__(self, input_shape: ShapeSpec, mask_size: int, norm: str = "") -> None:
+    def __init__(
+        self, input_shape: ShapeSpec, mask_size: int, norm: str = "", relu: bool = False
+    ) -> None:
         """
         Args:
             input_shape: channels, height and width of the features.
             mask_size: height and width of the mask.
             norm: normalization of the convolutions.
+            relu: whether the fc layer is followed by a ReLU, as in the authors' release.
         """
         super().__init__()
         channels, height, width = input_shape.channels, input_shape.height, input_shape.width
@@ -54,6 +57,7 @@ class FullyConnectedBranch(nn.Module):
             ShapeSpec(channels=channels // 2, height=height, width=width), mask_size**2
         )
         self.mask_size = mask_size
+        self.relu = relu
         # Logits start near zero, like those of detectron2's mask predictor.
         nn.init.normal_(self.fc.weight, std=0.001)
         nn.init.zeros_(self.fc.get_parameter("bias"))
@@ -67,6 +71,8 @@ class FullyConnectedBranch(nn.Module):
             Mask logits, (R, 1, mask_size, mask_size).
         """
         logits = self.fc(self.conv5_fc(self.conv4_fc(x)))
+        if self.relu:
+            logits = F.relu_(logits)
         return logits.view(-1, 1, self.mask_size, self.mask_size)
 
 
@@ -92,6 +98,7 @@ class PANetMaskHead(MaskRCNNConvUpsampleHead):
         recompute: bool = False,
         fc_source: str = "conv3",
         fc_combination: str = "sum",
+        fc_relu: bool = False,
         **kwargs: Any,
     ) -> None:
         """
@@ -105,6 +112,7 @@ class PANetMaskHead(MaskRCNNConvUpsampleHead):
             fc_source: the convolution that the fully-connected branch reads, "conv2", "conv3"
                 or "conv4"; "none" for no such branch.
             fc_combination: "sum", "product" or "max" of the logits of the two branches.
+            fc_relu: whether that branch ends in a ReLU.
             kwargs: see ``BaseMaskRCNNHead``.
 
         Raises:
@@ -148,6 +156,7 @@ class PANetMaskHead(MaskRCNNConvUpsampleHead):
                 ),
                 mask_size=2 * input_shape.height,
                 norm=conv_norm,
+                relu=fc_relu,
             )
 
     @classmethod
@@ -157,6 +166,7 @@ class PANetMaskHead(MaskRCNNConvUpsampleHead):
             **fusion_from_config(cfg),
             "fc_source": cfg.MODEL.FC_FUSION.SOURCE,
             "fc_combination": cfg.MODEL.FC_FUSION.COMBINATION,
+            "fc_relu": cfg.MODEL.FC_FUSION.RELU,
         }
 
     def forward(self, x: Sequence[Tensor], instances: list[Instances]) -> Any:

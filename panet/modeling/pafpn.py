@@ -49,6 +49,7 @@ class PAFPN(FPN):
         fuse_type: str = "sum",
         square_pad: int = 0,
         path_norm: str = "",
+        path_bias: bool = False,
     ) -> None:
         """
         Args:
@@ -57,6 +58,8 @@ class PAFPN(FPN):
             top_block: extra levels beyond the coarsest one, e.g. ``LastLevelMaxPool()``. Its
                 ``in_feature`` must be an output of the path, e.g. "p5".
             path_norm: normalization of the convolutions of the bottom-up path.
+            path_bias: whether they have a bias before the normalization too; without one they
+                always have.
 
         Raises:
             ValueError: if a norm is unknown, or if ``top_block`` reads anything but an output.
@@ -70,10 +73,10 @@ class PAFPN(FPN):
             check_choice("top_block.in_feature", top_block.in_feature, levels)
         self.path_top_block: TopBlock | None = top_block
         self.path_downsample = nn.ModuleDict(
-            {finer: _path_conv(out_channels, path_norm, stride=2) for finer in levels[:-1]}
+            {level: path_conv(out_channels, path_norm, path_bias, stride=2) for level in levels[:-1]}
         )
         self.path_output = nn.ModuleDict(
-            {coarser: _path_conv(out_channels, path_norm, stride=1) for coarser in levels[1:]}
+            {level: path_conv(out_channels, path_norm, path_bias, stride=1) for level in levels[1:]}
         )
 
     def forward(self, x: Tensor) -> dict[str, Tensor]:
@@ -111,14 +114,14 @@ class PAFPN(FPN):
         return {f"p{stage + i}": 2 ** (stage + i) for i in range(1, count + 1)}
 
 
-def _path_conv(channels: int, norm: str, stride: int) -> Conv2d:
+def path_conv(channels: int, norm: str, bias: bool, stride: int) -> Conv2d:
     conv = Conv2d(
         channels,
         channels,
         kernel_size=3,
         stride=stride,
         padding=1,
-        bias=norm == "",
+        bias=bias or norm == "",
         norm=get_norm(norm, channels),
         activation=nn.ReLU(),
     )
@@ -137,6 +140,7 @@ def _build_resnet_pafpn(cfg: CfgNode, input_shape: ShapeSpec, top_block: TopBloc
         top_block=top_block,
         fuse_type=cfg.MODEL.FPN.FUSE_TYPE,
         path_norm=cfg.MODEL.PAFPN.NORM,
+        path_bias=cfg.MODEL.PAFPN.CONV_BIAS,
     )
 
 

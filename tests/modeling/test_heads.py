@@ -73,6 +73,22 @@ def test_heavier_box_head(fusion: str, norm: str) -> None:
     torch.testing.assert_close(head(x), expected)
 
 
+def test_norms_of_the_fc_layers() -> None:
+    head = PANetBoxHead(BOX_SHAPE, conv_dims=[], fc_dims=[64, 32], fc_norm="GN")
+    randomize(head)
+    x = torch.randn(LEVELS, ROIS, CHANNELS, 7, 7)
+
+    def fc_norm_relu(x: Tensor, fc: FullyConnected) -> Tensor:
+        x = F.linear(x.flatten(1), fc.weight.flatten(1), fc.bias)
+        return F.group_norm(x, 32, fc.norm.weight, fc.norm.bias).relu()
+
+    first = [fc_norm_relu(x[i], fc) for i, fc in enumerate(head.fc1.levels)]
+    torch.testing.assert_close(head(x), fc_norm_relu(reduce(torch.maximum, first), head.fc2))
+    heavier = PANetBoxHead(BOX_SHAPE, conv_dims=[32] * 4, fc_dims=[64], fc_norm="GN")
+    assert isinstance(heavier.fc1.norm, nn.GroupNorm)
+    assert heavier.conv1.levels[0].norm is None
+
+
 @pytest.mark.parametrize("heavier", [False, True])
 @pytest.mark.parametrize("fusion", ["max", "sum"])
 def test_fusing_before_the_first_layer(heavier: bool, fusion: str) -> None:
@@ -119,6 +135,18 @@ def test_mask_head(source: str, combination: str) -> None:
         combine = {"sum": torch.add, "product": torch.mul, "max": torch.maximum}[combination]
         expected = torch.stack([combine(expected[:, c], fc) for c in range(5)], dim=1)
     torch.testing.assert_close(head.layers(x), expected, rtol=1e-4, atol=1e-4)
+
+
+def test_the_branch_may_end_in_a_relu() -> None:
+    head, without = mask_head(fc_relu=True), mask_head(fc_source="none")
+    randomize(head)
+    without.load_state_dict(head.state_dict(), strict=False)
+    x = torch.randn(LEVELS, ROIS, CHANNELS, 14, 14)
+    added = head.layers(x) - without.layers(x)
+    assert (added > 1).any()
+    assert (added > -1e-4).all()
+    head.fc_branch.relu = False
+    assert (head.layers(x) - without.layers(x) < -1).any()
 
 
 @pytest.mark.parametrize("combination", ["sum", "product", "max"])

@@ -24,7 +24,7 @@ class AveragePyramid(Backbone):
         return {name: ShapeSpec(channels=3, stride=stride) for name, stride in STRIDES.items()}
 
 
-def build(norm: str = "", path_norm: str = "") -> PAFPN:
+def build(norm: str = "", path_norm: str = "", path_bias: bool = False) -> PAFPN:
     return PAFPN(
         AveragePyramid(),
         list(STRIDES),
@@ -32,6 +32,7 @@ def build(norm: str = "", path_norm: str = "") -> PAFPN:
         norm=norm,
         top_block=LastLevelMaxPool(),
         path_norm=path_norm,
+        path_bias=path_bias,
     )
 
 
@@ -59,10 +60,14 @@ def reference_path(pafpn: PAFPN, p: list[Tensor]) -> list[Tensor]:
     return n
 
 
-@pytest.mark.parametrize("norm", ["", "GN"])
+@pytest.mark.parametrize(("norm", "bias"), [("", False), ("GN", False), ("GN", True)])
 @pytest.mark.parametrize("size", [(64, 96), (32, 224)])
-def test_equals_its_definition(norm: str, size: tuple[int, int]) -> None:
-    pafpn = build(norm, norm)
+def test_equals_its_definition(norm: str, bias: bool, size: tuple[int, int]) -> None:
+    pafpn = build(norm, norm, bias)
+    biases = [conv.bias for conv in pafpn.path_output.values()]
+    assert all((b is not None) == (bias or norm == "") for b in biases)
+    for parameter in pafpn.parameters():
+        nn.init.normal_(parameter, std=0.1)
     images = torch.randn(2, 3, *size)
     p = list(stock_fpn(pafpn, norm)(images).values())
     expected = reference_path(pafpn, p)

@@ -4,13 +4,13 @@
 import argparse
 from typing import Any
 
-from detectron2.checkpoint import DetectionCheckpointer
 from detectron2.config import CfgNode
 from detectron2.engine import default_argument_parser, default_setup, launch
 from detectron2.evaluation import verify_results
 from detectron2.utils import comm
 from detectron2.utils.logger import setup_logger
 
+from panet.checkpoint import build_checkpointer
 from panet.config import load_config
 from panet.device import keep_freed_memory, limit_cpu_threads
 from panet.engine import PANetTrainer
@@ -34,7 +34,7 @@ def main(args: argparse.Namespace) -> Any:
         keep_freed_memory()
     if args.eval_only:
         model = PANetTrainer.build_model(cfg)
-        DetectionCheckpointer(model, save_dir=cfg.OUTPUT_DIR).resume_or_load(
+        build_checkpointer(cfg, model, cfg.OUTPUT_DIR).resume_or_load(
             cfg.MODEL.WEIGHTS, resume=args.resume
         )
         results = PANetTrainer.test(cfg, model)

@@ -4,11 +4,11 @@ import difflib
 import logging
 from pathlib import Path
 
-from detectron2.checkpoint import DetectionCheckpointer
 from detectron2.config import CfgNode
 from detectron2.modeling import build_model
 from torch import nn
 
+from .checkpoint import build_checkpointer
 from .config import load_config
 
 logger = logging.getLogger(__name__)
@@ -98,7 +98,7 @@ def get(config_path: str, trained: bool = False, device: str | None = None) -> n
         cfg.MODEL.DEVICE = device
     model = build_model(cfg)
     try:
-        DetectionCheckpointer(model).load(cfg.MODEL.WEIGHTS)
+        build_checkpointer(cfg, model).load(cfg.MODEL.WEIGHTS)
     except OSError as error:
         if trained:
             raise

@@ -73,10 +73,16 @@ class PAFPN(FPN):
             check_choice("top_block.in_feature", top_block.in_feature, levels)
         self.path_top_block: TopBlock | None = top_block
         self.path_downsample = nn.ModuleDict(
-            {level: path_conv(out_channels, path_norm, path_bias, stride=2) for level in levels[:-1]}
+            {
+                level: _path_conv(out_channels, path_norm, path_bias, stride=2)
+                for level in levels[:-1]
+            }
         )
         self.path_output = nn.ModuleDict(
-            {level: path_conv(out_channels, path_norm, path_bias, stride=1) for level in levels[1:]}
+            {
+                level: _path_conv(out_channels, path_norm, path_bias, stride=1)
+                for level in levels[1:]
+            }
         )
 
     def forward(self, x: Tensor) -> dict[str, Tensor]:
@@ -88,14 +94,21 @@ class PAFPN(FPN):
             Feature maps from fine to coarse, each (N, out_channels, H / stride, W / stride).
         """
         features = super().forward(x)
-        levels = self._out_features
-        for finer, coarser in pairwise(levels):
-            lateral = self.path_downsample[finer](features[finer]) + features[coarser]
-            features[coarser] = self.path_output[coarser](lateral)
+        self.augment(features)
         if self.path_top_block is not None:
             extra = self.path_top_block(features[self.path_top_block.in_feature])
             features.update(zip(self._extra_levels(), extra))
         return features
+
+    def augment(self, features: dict[str, Tensor]) -> None:
+        """Replace FPN's levels by those of the bottom-up path.
+
+        Args:
+            features: P2, P3, ... by name, from fine to coarse; N2, N3, ... afterwards.
+        """
+        for finer, coarser in pairwise(self._out_features):
+            lateral = self.path_downsample[finer](features[finer]) + features[coarser]
+            features[coarser] = self.path_output[coarser](lateral)
 
     def output_shape(self) -> dict[str, ShapeSpec]:
         """Channels and stride of every output, from fine to coarse."""
@@ -114,7 +127,7 @@ class PAFPN(FPN):
         return {f"p{stage + i}": 2 ** (stage + i) for i in range(1, count + 1)}
 
 
-def path_conv(channels: int, norm: str, bias: bool, stride: int) -> Conv2d:
+def _path_conv(channels: int, norm: str, bias: bool, stride: int) -> Conv2d:
     conv = Conv2d(
         channels,
         channels,
@@ -129,10 +142,20 @@ def path_conv(channels: int, norm: str, bias: bool, stride: int) -> Conv2d:
     return conv
 
 
-def _build_resnet_pafpn(cfg: CfgNode, input_shape: ShapeSpec, top_block: TopBlock) -> PAFPN:
+def build_resnet_pyramid(
+    cfg: CfgNode, input_shape: ShapeSpec, pyramid: type[PAFPN], top_block: TopBlock
+) -> PAFPN:
+    """A ResNet under ``pyramid``, both as ``cfg`` says.
+
+    Args:
+        cfg: keys ``MODEL.RESNETS``, ``MODEL.BACKBONE``, ``MODEL.FPN`` and ``MODEL.PAFPN``.
+        input_shape: channels of the images.
+        pyramid: :class:`PAFPN` or a subclass.
+        top_block: see :class:`PAFPN`.
+    """
     bottom_up = build_resnet_backbone(cfg, input_shape)
     fold_frozen_norms(bottom_up)
-    return PAFPN(
+    return pyramid(
         bottom_up=bottom_up,
         in_features=cfg.MODEL.FPN.IN_FEATURES,
         out_channels=cfg.MODEL.FPN.OUT_CHANNELS,
@@ -147,11 +170,12 @@ def _build_resnet_pafpn(cfg: CfgNode, input_shape: ShapeSpec, top_block: TopBloc
 @BACKBONE_REGISTRY.register()
 def build_resnet_pafpn_backbone(cfg: CfgNode, input_shape: ShapeSpec) -> PAFPN:
     """A ResNet under the pyramid, with "p6" a stride-2 max-pool of "p5" (the paper's N5)."""
-    return _build_resnet_pafpn(cfg, input_shape, LastLevelMaxPool())
+    return build_resnet_pyramid(cfg, input_shape, PAFPN, LastLevelMaxPool())
 
 
 @BACKBONE_REGISTRY.register()
 def build_retinanet_resnet_pafpn_backbone(cfg: CfgNode, input_shape: ShapeSpec) -> PAFPN:
     """A ResNet under the pyramid with RetinaNet's convolutional "p6" and "p7" on top of "p5"."""
     channels = cfg.MODEL.FPN.OUT_CHANNELS
-    return _build_resnet_pafpn(cfg, input_shape, LastLevelP6P7(channels, channels, "p5"))
+    top_block = LastLevelP6P7(channels, channels, "p5")
+    return build_resnet_pyramid(cfg, input_shape, PAFPN, top_block)

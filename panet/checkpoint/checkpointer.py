@@ -1,0 +1,137 @@
+"""Loading and saving a model's weights."""
+
+import logging
+from collections.abc import Sequence
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+from unittest import mock
+
+from detectron2.checkpoint import DetectionCheckpointer, detection_checkpoint
+from detectron2.config import CfgNode
+from detectron2.data import MetadataCatalog
+from torch import nn
+
+from panet.errors import InputError
+
+from .class_transfer import match_classes, transfer_classes
+from .reading import load_checkpoint, split_checkpoint
+from .safe_pickle import load_pickle
+from .systems import SOURCES
+from .torchvision_resnet import is_torchvision_resnet, resnet_modules
+
+logger = logging.getLogger(__name__)
+
+
+class PANetCheckpointer(DetectionCheckpointer):
+    """detectron2's checkpointer with what it lacks.
+
+    - It executes nothing that is in a file.
+    - It reads torchvision's ResNets as backbones.
+    - Heads that tell other classes apart than the model keep the classes that both have. For that
+      it saves the names of the classes beside the weights.
+    """
+
+    def __init__(
+        self,
+        model: nn.Module,
+        save_dir: str = "",
+        *,
+        dataset: str = "",
+        source_dataset: str = "",
+        synonyms: Sequence[Sequence[str]] = (),
+        **kwargs: Any,
+    ) -> None:
+        """
+        Args:
+            model, save_dir: see detectron2's ``DetectionCheckpointer``.
+            dataset: the one whose "thing_classes" the model tells apart; "" if nobody knows.
+            source_dataset: the same for files that do not say it themselves.
+            synonyms: see :func:`panet.checkpoint.class_transfer.match_classes`.
+            kwargs: what else to save and load, and options of the superclass.
+        """
+        super().__init__(model, save_dir, **kwargs)
+        self.dataset = dataset
+        self.source_dataset = source_dataset
+        self.synonyms = synonyms
+
+    def save(self, name: str, **kwargs: Any) -> None:
+        classes = _classes_of(self.dataset)
+        super().save(name, **({"classes": classes} if classes else {}), **kwargs)
+
+    def _load_file(self, filename: str) -> Any:
+        safe = SimpleNamespace(load=lambda *_args, **_kwargs: load_pickle(filename))
+        with mock.patch.object(detection_checkpoint, "pickle", safe):
+            return super()._load_file(filename)
+
+    def _torch_load(self, filename: str) -> Any:
+        checkpoint = load_checkpoint(Path(filename))
+        tensors, _ = split_checkpoint(checkpoint)
+        if is_torchvision_resnet(tensors):
+            modules = resnet_modules("")
+            parts = {name: name.rpartition(".") for name in tensors}
+            return {
+                "model": {
+                    f"{modules[module]}.{parameter}": tensors[name]
+                    for name, (module, _, parameter) in parts.items()
+                    if module in modules
+                }
+            }
+        for system in SOURCES.values():
+            known = [name for name in tensors if system.rename(name) is not None]
+            if len(known) > len(tensors) / 2:
+                raise InputError(
+                    f"{filename} has the names of {system.name}; convert it first with "
+                    f"tools/convert_checkpoint.py --from {system.name}."
+                )
+        return checkpoint
+
+    def _load_model(self, checkpoint: dict[str, Any]) -> Any:
+        classes = _classes_of(self.dataset)
+        source_classes = checkpoint.get("classes") or _classes_of(self.source_dataset)
+        if classes and source_classes and classes != source_classes:
+            counterparts = match_classes(classes, source_classes, self.synonyms)
+            transfer_classes(
+                checkpoint["model"],
+                self.model.state_dict(),
+                classes,
+                source_classes,
+                counterparts,
+            )
+            logger.info(
+                "The heads were made for other classes. Taken over: %s. New: %s.",
+                ", ".join(_describe(*pair) for pair in counterparts.items()) or "none",
+                ", ".join(name for name in classes if name not in counterparts) or "none",
+            )
+        return super()._load_model(checkpoint)
+
+
+def _classes_of(dataset: str) -> list[str]:
+    """The dataset's classes in order; none as long as they are not known."""
+    return list(MetadataCatalog.get(dataset).get("thing_classes", ())) if dataset else []
+
+
+def _describe(own: str, counterpart: str) -> str:
+    return own if own == counterpart else f"{own} (from {counterpart})"
+
+
+def build_checkpointer(
+    cfg: CfgNode, model: nn.Module, save_dir: str = "", **checkpointables: Any
+) -> PANetCheckpointer:
+    """The checkpointer for a configuration.
+
+    Args:
+        cfg: keys ``DATASETS``, of which the first tells the classes, and ``MODEL.CLASS_TRANSFER``.
+        model: built from it.
+        save_dir: where to save; "" not to.
+        checkpointables: what else to save and load.
+    """
+    datasets = (*cfg.DATASETS.TRAIN, *cfg.DATASETS.TEST)
+    return PANetCheckpointer(
+        model,
+        save_dir,
+        dataset=datasets[0] if datasets else "",
+        source_dataset=cfg.MODEL.CLASS_TRANSFER.SOURCE_DATASET,
+        synonyms=cfg.MODEL.CLASS_TRANSFER.SYNONYMS,
+        **checkpointables,
+    )

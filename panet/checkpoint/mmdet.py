@@ -1,0 +1,96 @@
+"""Checkpoints of mmdetection's two-stage detectors with its PAFPN neck."""
+
+from collections.abc import Mapping
+
+from torch import Tensor
+
+from panet.errors import InputError
+
+from .source import Source, Tensors
+from .torchvision_resnet import bottleneck_depth, resnet_modules
+
+
+def _pyramid() -> dict[str, str]:
+    table = {}
+    for i in range(4):
+        table[f"neck.lateral_convs.{i}.conv"] = f"backbone.fpn_lateral{i + 2}"
+        table[f"neck.fpn_convs.{i}.conv"] = f"backbone.fpn_output{i + 2}"
+    for i in range(3):
+        table[f"neck.downsample_convs.{i}.conv"] = f"backbone.path_downsample.p{i + 2}"
+        table[f"neck.pafpn_convs.{i}.conv"] = f"backbone.path_output.p{i + 3}"
+    return table
+
+
+def _heads() -> dict[str, str]:
+    box, mask = "roi_head.bbox_head", "roi_head.mask_head"
+    table = {
+        "rpn_head.rpn_conv": "proposal_generator.rpn_head.conv",
+        "rpn_head.rpn_cls": "proposal_generator.rpn_head.objectness_logits",
+        "rpn_head.rpn_reg": "proposal_generator.rpn_head.anchor_deltas",
+        f"{box}.shared_fcs.0": "roi_heads.box_head.fc1",
+        f"{box}.shared_fcs.1": "roi_heads.box_head.fc2",
+        f"{box}.fc_cls": "roi_heads.box_predictor.cls_score",
+        f"{box}.fc_reg": "roi_heads.box_predictor.bbox_pred",
+        f"{mask}.upsample": "roi_heads.mask_head.deconv",
+        f"{mask}.conv_logits": "roi_heads.mask_head.predictor",
+    }
+    for i in range(4):
+        table[f"{mask}.convs.{i}.conv"] = f"roi_heads.mask_head.mask_fcn{i + 1}"
+    return table
+
+
+def _recognize(tensors: Mapping[str, Tensor]) -> tuple[str, list[str]]:
+    def has(module: str) -> bool:
+        return any(name.startswith(f"{module}.") for name in tensors)
+
+    wrong = {
+        "no modules named backbone and neck, as mmdetection's detectors have": not (
+            has("backbone") and has("neck")
+        ),
+        "a neck without neck.downsample_convs: it is a plain FPN, not PAFPN": not has(
+            "neck.downsample_convs"
+        ),
+        "norms in its neck, which the published model has not": any(
+            name.startswith("neck.") and name.endswith("running_mean") for name in tensors
+        ),
+        "heads in the order of mmdetection 1.x; bring it to 2.0 with that project's "
+        "upgrade_model_version.py first": has("bbox_head") and not has("roi_head.bbox_head"),
+        "no box head with two shared fc layers (roi_head.bbox_head.shared_fcs)": not has(
+            "roi_head.bbox_head.shared_fcs.1"
+        ),
+    }
+    for what, is_so in wrong.items():
+        if is_so:
+            raise InputError(f"it has {what}.")
+    options: list[str] = []
+    if has("roi_head.mask_head"):
+        mask_head = {"NAME": "MaskRCNNConvUpsampleHead", "NORM": "''", "POOLER_SAMPLING_RATIO": "0"}
+        options += ["MODEL.MASK_ON", "True"]
+        for key, value in mask_head.items():
+            options += [f"MODEL.ROI_MASK_HEAD.{key}", value]
+    depth = bottleneck_depth(tensors, "backbone.layer3.")
+    if depth != 50:
+        options += ["MODEL.RESNETS.DEPTH", str(depth)]
+    scores = tensors.get("roi_head.bbox_head.fc_cls.bias")
+    boxes = tensors.get("roi_head.bbox_head.fc_reg.bias")
+    if scores is not None and len(scores) != 81:
+        options += ["MODEL.ROI_HEADS.NUM_CLASSES", str(len(scores) - 1)]
+    if scores is not None and boxes is not None and len(boxes) == 4 < 4 * (len(scores) - 1):
+        options += ["MODEL.ROI_BOX_HEAD.CLS_AGNOSTIC_BBOX_REG", "True"]
+    return "pafpn/faster_rcnn_R50_PAFPN_1x.yaml", options
+
+
+def _adapt(state: Tensors) -> dict[str, str]:
+    """Everything is as it must be; only the norms count batches, which frozen ones do not."""
+    counters = [name for name in state if name.endswith(".num_batches_tracked")]
+    for name in counters:
+        del state[name]
+    return dict.fromkeys(counters, "frozen norms do not count batches")
+
+
+MMDET = Source(
+    name="mmdet",
+    modules=resnet_modules("backbone.") | _pyramid() | _heads(),
+    recognize=_recognize,
+    adapt=_adapt,
+)

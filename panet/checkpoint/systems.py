@@ -1,0 +1,7 @@
+"""The systems whose checkpoints can be converted."""
+
+from .mmdet import MMDET
+from .panet_pytorch import PANET_PYTORCH
+from .source import Source
+
+SOURCES: dict[str, Source] = {source.name: source for source in (PANET_PYTORCH, MMDET)}

@@ -1,0 +1,43 @@
+"""The pyramid that mmdetection calls PAFPN."""
+
+from itertools import pairwise
+from typing import Any
+
+from detectron2.config import CfgNode
+from detectron2.layers import ShapeSpec
+from detectron2.modeling import BACKBONE_REGISTRY
+from detectron2.modeling.backbone.fpn import LastLevelMaxPool
+from torch import Tensor
+
+from .pafpn import PAFPN, build_resnet_pyramid
+
+
+class MMDetPAFPN(PAFPN):
+    """mmdetection's variant of the bottom-up path, which adds first and convolves afterwards.
+
+    With ``M2 = P2`` and ``M(i+1) = P(i+1) + norm(conv3x3_stride2(M(i)))`` the outputs are
+    ``N2 = P2`` and ``N(i) = norm(conv3x3(M(i)))``; there is no ReLU, and by default no norm.
+    """
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        """
+        Args:
+            args, kwargs: see :class:`PAFPN`.
+        """
+        super().__init__(*args, **kwargs)
+        convs: list[Any] = [*self.path_downsample.values(), *self.path_output.values()]
+        for conv in convs:
+            conv.activation = None
+
+    def augment(self, features: dict[str, Tensor]) -> None:
+        levels = self._out_features
+        for finer, coarser in pairwise(levels):
+            features[coarser] = features[coarser] + self.path_downsample[finer](features[finer])
+        for level in levels[1:]:
+            features[level] = self.path_output[level](features[level])
+
+
+@BACKBONE_REGISTRY.register()
+def build_resnet_mmdet_pafpn_backbone(cfg: CfgNode, input_shape: ShapeSpec) -> MMDetPAFPN:
+    """A ResNet under mmdetection's pyramid, with "p6" a stride-2 max-pool of "p5"."""
+    return build_resnet_pyramid(cfg, input_shape, MMDetPAFPN, LastLevelMaxPool())

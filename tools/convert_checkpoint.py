@@ -1,0 +1,55 @@
+#!/usr/bin/env python
+"""Convert a checkpoint of another system that trains PANet or its neck into this project's.
+
+    tools/convert_checkpoint.py --from panet-pytorch e2e_panet_R-50-FPN_2x_mask.pth panet.pth
+    tools/convert_checkpoint.py --from mmdet faster_rcnn_r50_pafpn_1x_coco.pth pafpn.pth
+
+Nothing in the file is executed. Whatever is not taken over is named, and nothing is written unless
+the result fills the model exactly.
+"""
+
+import argparse
+from pathlib import Path
+
+import torch
+
+from panet.checkpoint.conversion import convert_file
+from panet.checkpoint.systems import SOURCES
+from panet.errors import InputError, exit_on_input_error
+
+
+def parse_arguments() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument(
+        "--from", dest="source", required=True, choices=sorted(SOURCES), help="the other system"
+    )
+    parser.add_argument("input", type=Path, metavar="IN")
+    parser.add_argument("output", type=Path, metavar="OUT", help="ends in .pth")
+    parser.add_argument(
+        "--config-file", default="", help="of its model, if it is not one of the published ones"
+    )
+    parser.add_argument("opts", nargs="*", help="configuration KEY VALUE pairs")
+    return parser.parse_args()
+
+
+def main() -> None:
+    args = parse_arguments()
+    if args.output.suffix != ".pth":
+        raise InputError(f"{args.output} must end in .pth, by which detectron2 knows the format.")
+    conversion = convert_file(args.input, SOURCES[args.source], args.config_file, args.opts)
+    args.output.parent.mkdir(parents=True, exist_ok=True)
+    unfinished = args.output.with_name(args.output.name + ".unfinished")
+    torch.save({"model": conversion.state, "__author__": args.source}, unfinished)
+    unfinished.replace(args.output)
+    for line in conversion.dropped:
+        print(f"dropped  {line}")
+    options = " ".join([*conversion.overrides, "MODEL.WEIGHTS", str(args.output)])
+    print(f"{len(conversion.state)} tensors written to {args.output}. To evaluate them:")
+    print(f"  train_net.py --eval-only --config-file {conversion.config_file} {options}")
+
+
+if __name__ == "__main__":
+    with exit_on_input_error():
+        main()

@@ -12,6 +12,7 @@ from detectron2.utils.logger import setup_logger
 
 from panet.checkpoint import build_checkpointer
 from panet.config import load_config
+from panet.data.availability import check_split
 from panet.device import keep_freed_memory, limit_cpu_threads
 from panet.engine import PANetTrainer
 from panet.errors import exit_on_input_error
@@ -29,6 +30,8 @@ def setup(args: argparse.Namespace) -> CfgNode:
 @exit_on_input_error()
 def main(args: argparse.Namespace) -> Any:
     cfg = setup(args)
+    for split in ("TEST",) if args.eval_only else ("TRAIN", "TEST"):
+        check_split(cfg, split)
     if cfg.MODEL.DEVICE == "cpu":
         limit_cpu_threads(comm.get_local_size())
         keep_freed_memory()

@@ -6,10 +6,12 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 from unittest import mock
+from urllib.parse import urlparse
 
 from detectron2.checkpoint import DetectionCheckpointer, detection_checkpoint
 from detectron2.config import CfgNode
 from detectron2.data import MetadataCatalog
+from detectron2.utils import comm
 from torch import nn
 
 from panet.errors import InputError
@@ -58,6 +60,20 @@ class PANetCheckpointer(DetectionCheckpointer):
     def save(self, name: str, **kwargs: Any) -> None:
         classes = _classes_of(self.dataset)
         super().save(name, **({"classes": classes} if classes else {}), **kwargs)
+
+    def load(self, path: str, *args: Any, **kwargs: Any) -> dict[str, Any]:
+        """See detectron2's ``DetectionCheckpointer``.
+
+        Raises:
+            InputError: if there is no such file, it cannot be read, or its classes do not fit.
+        """
+        file = urlparse(path)._replace(query="").geturl()
+        if file and comm.is_main_process() and "://" not in file and not Path(file).is_file():
+            raise InputError(
+                f"There is no checkpoint {file}; give MODEL.WEIGHTS one that is there or, to start "
+                "from random weights, ''."
+            )
+        return super().load(path, *args, **kwargs)
 
     def _load_file(self, filename: str) -> Any:
         safe = SimpleNamespace(load=lambda *_args, **_kwargs: load_pickle(filename))

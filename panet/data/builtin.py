@@ -8,6 +8,7 @@ from detectron2.data import DatasetCatalog, MetadataCatalog
 from detectron2.data.datasets import load_coco_json
 
 from . import shapes
+from .mapillary import register_vistas
 
 
 def register_shapes(root: Path) -> None:
@@ -33,8 +34,12 @@ def register_shapes(root: Path) -> None:
             image_root=str(image_root),
             evaluator_type="coco",
             thing_classes=list(shapes.CATEGORIES),
+            drawn_when_used=True,
         )
 
 
 # Where detectron2 looks for its own builtin datasets.
-register_shapes(Path(os.getenv("DETECTRON2_DATASETS", "datasets")).expanduser())
+ROOT = Path(os.getenv("DETECTRON2_DATASETS", "datasets")).expanduser()
+
+register_shapes(ROOT)
+register_vistas(ROOT / "mapillary_vistas")

@@ -20,6 +20,13 @@ from detectron2.utils import comm
 from detectron2.utils.env import seed_all_rng
 from torch.utils.data import DataLoader, Dataset, Sampler
 
+from panet.errors import InputError
+
+from .availability import check_datasets
+from .mapper import InstanceMapMapper
+from .proposals import proposals_read_safely
+from .records import read_train_records
+
 
 class Draw(NamedTuple):
     """One image to read: its index in the dataset and its position in the training sequence."""
@@ -74,7 +81,10 @@ class TrainBatchSampler(Sampler[list[Draw]]):
 
 
 class SeededMapDataset(Dataset[Any]):
-    """A mapped dataset whose random augmentation depends only on the seed and the position."""
+    """A mapped dataset whose random augmentation depends only on the seed and the position.
+
+    An :class:`InputError` of the mapper becomes the item, for :class:`TrainLoader` to raise.
+    """
 
     def __init__(self, dataset: MapDataset, seed: int) -> None:
         """
@@ -90,7 +100,24 @@ class SeededMapDataset(Dataset[Any]):
 
     def __getitem__(self, draw: Draw) -> Any:
         seed_all_rng(derive_seed(self.seed, draw.position))
-        return self.dataset[draw.image]
+        try:
+            return self.dataset[draw.image]
+        except InputError as error:
+            return error
+
+
+class TrainLoader(DataLoader[Any]):
+    """A loader of a :class:`SeededMapDataset`, which raises the errors that this returned.
+
+    Raised in a worker, an error would get the worker's traceback into its message.
+    """
+
+    def __iter__(self) -> Iterator[Any]:  # type: ignore[override]
+        for batch in super().__iter__():
+            for item in batch:
+                if isinstance(item, InputError):
+                    raise item
+            yield batch
 
 
 def build_train_loader(
@@ -104,19 +131,20 @@ def build_train_loader(
     Args:
         cfg: keys ``DATASETS``, ``DATALOADER``, ``INPUT``, ``SOLVER.IMS_PER_BATCH`` and ``SEED``,
             which decides the order of the images and their augmentation; at random if negative.
-        mapper: makes of a record of the dataset what the model reads; by default detectron2's
-            ``DatasetMapper``.
+        mapper: makes of a record of the dataset what the model reads; by default an
+            :class:`InstanceMapMapper`, detectron2's ``DatasetMapper`` for all datasets.
 
     Returns:
         An endless iterable over lists of dicts in detectron2's input format, of
         ``IMS_PER_BATCH`` divided by the number of processes each.
 
     Raises:
-        ValueError: if ``IMS_PER_BATCH`` cannot be divided among the processes.
+        InputError: if ``IMS_PER_BATCH`` cannot be divided among the processes, or if a dataset or
+            its proposals cannot be read or do not fit the model.
     """
     world_size = comm.get_world_size()
     if cfg.SOLVER.IMS_PER_BATCH % world_size != 0:
-        raise ValueError(
+        raise InputError(
             f"SOLVER.IMS_PER_BATCH is {cfg.SOLVER.IMS_PER_BATCH}; it must be a multiple of the "
             f"{world_size} processes that share it."
         )
@@ -126,13 +154,17 @@ def build_train_loader(
     # detectron2's samplers take their seed from this key or, in older versions, from numpy.
     cfg.SEED = seed
     seed_all_rng(seed)
-    parts = _train_loader_from_config(cfg, mapper)
-    records = parts["dataset"]
+    check_datasets(cfg, cfg.DATASETS.TRAIN)
+    mapper = mapper or InstanceMapMapper(cfg, True)
+    with proposals_read_safely(cfg, "TRAIN"):
+        records = read_train_records(cfg)
+        # One of its samplers reads the datasets again.
+        parts = _train_loader_from_config(cfg, mapper, dataset=records)
     groups = None
     if parts["aspect_ratio_grouping"]:
         groups = [int(record["width"] > record["height"]) for record in records]
     mapped = MapDataset(DatasetFromList(records, copy=False), parts["mapper"])
-    return DataLoader(
+    return TrainLoader(
         SeededMapDataset(mapped, derive_seed(seed, comm.get_rank())),
         batch_sampler=TrainBatchSampler(
             parts["sampler"], cfg.SOLVER.IMS_PER_BATCH // world_size, groups

@@ -7,7 +7,6 @@ from collections.abc import Iterable
 from typing import Any
 
 import torch
-from detectron2.checkpoint import DetectionCheckpointer
 from detectron2.config import CfgNode
 from detectron2.engine import (
     AMPTrainer,
@@ -23,7 +22,11 @@ from detectron2.utils import comm
 from detectron2.utils.logger import setup_logger
 from torch import nn
 
+from panet.checkpoint import build_checkpointer
+from panet.data.availability import check_classes, check_datasets
 from panet.data.loader import TrainBatchSampler, build_train_loader
+from panet.data.proposals import proposals_read_safely
+from panet.data.records import one_line_errors
 from panet.deployment import optimize_from_config
 from panet.device import replace_cuda_only_norms
 from panet.evaluation import build_evaluator
@@ -61,8 +64,8 @@ class PANetTrainer(DefaultTrainer):
         model = create_ddp_model(model, broadcast_buffers=False, **device_ids)
         self._trainer = _step_runner(cfg)(model, None, optimizer)
         self.scheduler = self.build_lr_scheduler(cfg, optimizer)
-        self.checkpointer = DetectionCheckpointer(
-            model, cfg.OUTPUT_DIR, trainer=weakref.proxy(self)
+        self.checkpointer = build_checkpointer(
+            cfg, model, cfg.OUTPUT_DIR, trainer=weakref.proxy(self)
         )
         self.max_iter = cfg.SOLVER.MAX_ITER
         self.cfg = cfg
@@ -119,6 +122,14 @@ class PANetTrainer(DefaultTrainer):
         Loaders of that function go on where they were when a run is resumed.
         """
         return build_train_loader(cfg)
+
+    @classmethod
+    def build_test_loader(cls, cfg: CfgNode, dataset_name: str) -> Iterable[Any]:
+        check_datasets(cfg, (dataset_name,))
+        with proposals_read_safely(cfg, "TEST"), one_line_errors(dataset_name):
+            loader: Iterable[Any] = super().build_test_loader(cfg, dataset_name)
+        check_classes(cfg, (dataset_name,))  # some are known only now
+        return loader
 
     @classmethod
     def build_evaluator(cls, cfg: CfgNode, dataset_name: str) -> DatasetEvaluator:

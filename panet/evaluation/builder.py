@@ -7,9 +7,12 @@ from detectron2.config import CfgNode
 from detectron2.data import MetadataCatalog
 from detectron2.evaluation import DatasetEvaluator
 
+from panet.errors import InputError
+
 from .cityscapes import CityscapesInstanceEvaluator
 from .coco import COCOEvaluator
 from .lvis import LVISEvaluator
+from .mapillary import MapillaryVistasEvaluator
 
 
 def _coco(dataset_name: str, output_dir: str) -> DatasetEvaluator:
@@ -24,10 +27,15 @@ def _cityscapes_instance(dataset_name: str, output_dir: str) -> DatasetEvaluator
     return CityscapesInstanceEvaluator(dataset_name)
 
 
+def _mapillary_vistas(dataset_name: str, output_dir: str) -> DatasetEvaluator:
+    return MapillaryVistasEvaluator(dataset_name, output_dir)
+
+
 _EVALUATORS: dict[str, Callable[[str, str], DatasetEvaluator]] = {
     "coco": _coco,
     "lvis": _lvis,
     "cityscapes_instance": _cityscapes_instance,
+    "mapillary_vistas": _mapillary_vistas,
 }
 
 
@@ -37,11 +45,11 @@ def build_evaluator(cfg: CfgNode, dataset_name: str) -> DatasetEvaluator:
     Results that it saves go to ``inference`` under ``OUTPUT_DIR``.
 
     Raises:
-        ValueError: if the dataset has no such type, or one that this project has no evaluator for.
+        InputError: if the dataset has no such type, or one that this project has no evaluator for.
     """
     evaluator_type = MetadataCatalog.get(dataset_name).get("evaluator_type")
     if evaluator_type not in _EVALUATORS:
-        raise ValueError(
+        raise InputError(
             f"Dataset {dataset_name!r} has the evaluator_type {evaluator_type!r} in its metadata; "
             f"there are evaluators for {', '.join(map(repr, _EVALUATORS))}."
         )

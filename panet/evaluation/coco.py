@@ -13,7 +13,8 @@ class COCOEvaluator(detectron2.evaluation.COCOEvaluator):
     """detectron2's evaluator, its metrics from ``faster-coco-eval``.
 
     They are those of pycocotools, several times as fast; detectron2's own fast implementation
-    needs its compiled extension.
+    needs its compiled extension. Datasets whose images have other ids than numbers, which that
+    package does not take, get pycocotools' own.
     """
 
     def __init__(self, dataset_name: str, output_dir: str | None = None, **kwargs: Any) -> None:
@@ -26,5 +27,7 @@ class COCOEvaluator(detectron2.evaluation.COCOEvaluator):
         super().__init__(dataset_name, output_dir=output_dir, use_fast_impl=False, **kwargs)
 
     def evaluate(self, img_ids: Collection[int] | None = None) -> dict[str, Any] | None:
+        if not all(isinstance(image_id, int) for image_id in self._coco_api.imgs):
+            return super().evaluate(img_ids)
         with mock.patch.object(coco_evaluation, "COCOeval", COCOeval_faster):
             return super().evaluate(img_ids)

@@ -1,6 +1,7 @@
 """The evaluator of each dataset, and the pictures."""
 
 import json
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +11,7 @@ import pytest
 import torch
 from detectron2.config import CfgNode
 from detectron2.data import DatasetCatalog, MetadataCatalog
+from detectron2.data.datasets import register_coco_instances
 from detectron2.data.datasets.cityscapes import load_cityscapes_instances
 from detectron2.data.detection_utils import (
     annotations_to_instances,
@@ -24,8 +26,9 @@ from detectron2.evaluation import (
     LVISEvaluator,
 )
 from detectron2.structures import Boxes, Instances
-from PIL import Image
+from small_datasets import write_cityscapes
 
+from panet.errors import InputError
 from panet.evaluation import build_evaluator, draw_comparison
 
 
@@ -82,9 +85,27 @@ def test_metrics_are_those_of_pycocotools(tiny_cfg: CfgNode, tiny_dataset: str) 
         assert ours[task] == pytest.approx(official[task], abs=1e-9, nan_ok=True)
 
 
+def test_image_ids_may_be_text(tiny_cfg: CfgNode, tiny_dataset: str, tmp_path: Path) -> None:
+    content = json.loads(Path(MetadataCatalog.get(tiny_dataset).json_file).read_text())
+    for image in content["images"]:
+        image["id"] = f"image {image['id']}"
+    for annotation in content["annotations"]:
+        annotation["image_id"] = f"image {annotation['image_id']}"
+    (tmp_path / "text.json").write_text(json.dumps(content))
+    image_root = MetadataCatalog.get(tiny_dataset).image_root
+    register_coco_instances("tiny_text", {}, str(tmp_path / "text.json"), image_root)
+    try:
+        evaluator = build_evaluator(tiny_cfg, "tiny_text")
+        results = evaluate_perfect_predictions(evaluator, "tiny_text")
+        assert results["segm"]["AP"] == pytest.approx(100)
+    finally:
+        DatasetCatalog.remove("tiny_text")
+        MetadataCatalog.remove("tiny_text")
+
+
 def test_unknown_dataset_type_is_named(tiny_cfg: CfgNode) -> None:
     MetadataCatalog.get("odd_dataset").evaluator_type = "odd"
-    with pytest.raises(ValueError, match="'odd_dataset'.*'odd'.*'coco', 'lvis'"):
+    with pytest.raises(InputError, match="'odd_dataset'.*'odd'.*'coco', 'lvis'"):
         build_evaluator(tiny_cfg, "odd_dataset")
 
 
@@ -128,41 +149,37 @@ def test_lvis(tiny_cfg: CfgNode, tmp_path: Path) -> None:
 
 
 @pytest.fixture
-def tiny_cityscapes(tmp_path: Path) -> str:
-    """One image with a car, in the dataset's own layout."""
-    name = "aachen_000000_000019"
+def tiny_cityscapes(tmp_path: Path) -> Iterator[str]:
+    """Three images of several classes, in the dataset's own layout."""
+    write_cityscapes(tmp_path)
     image_dir, gt_dir = tmp_path / "leftImg8bit" / "val", tmp_path / "gtFine" / "val"
-    for folder in (image_dir, gt_dir):
-        (folder / "aachen").mkdir(parents=True)
-    Image.new("RGB", (64, 64)).save(image_dir / "aachen" / f"{name}_leftImg8bit.png")
-    ids = np.zeros((64, 64), np.uint16)
-    ids[10:40, 10:50] = 26_000
-    Image.fromarray(ids).save(gt_dir / "aachen" / f"{name}_gtFine_instanceIds.png")
-    polygon = [[10, 10], [50, 10], [50, 40], [10, 40]]
-    labels = {"imgHeight": 64, "imgWidth": 64, "objects": [{"label": "car", "polygon": polygon}]}
-    (gt_dir / "aachen" / f"{name}_gtFine_polygons.json").write_text(json.dumps(labels))
-    (gt_dir / "aachen" / f"{name}_gtFine_labelIds.png").write_bytes(b"")
     dataset = "tiny_cityscapes"
-    if dataset not in DatasetCatalog.list():
-        classes = ["person", "rider", "car", "truck", "bus", "train", "motorcycle", "bicycle"]
-        DatasetCatalog.register(
-            dataset,
-            lambda: load_cityscapes_instances(
-                str(image_dir), str(gt_dir), from_json=False, to_polygons=False
-            ),
-        )
-        MetadataCatalog.get(dataset).set(
-            evaluator_type="cityscapes_instance",
-            gt_dir=str(gt_dir),
-            image_dir=str(image_dir),
-            thing_classes=classes,
-        )
-    return dataset
+    DatasetCatalog.register(
+        dataset,
+        lambda: load_cityscapes_instances(
+            str(image_dir), str(gt_dir), from_json=False, to_polygons=False
+        ),
+    )
+    MetadataCatalog.get(dataset).set(
+        evaluator_type="cityscapes_instance",
+        gt_dir=str(gt_dir),
+        image_dir=str(image_dir),
+        thing_classes=MetadataCatalog.get("cityscapes_fine_instance_seg_val").thing_classes,
+    )
+    yield dataset
+    DatasetCatalog.remove(dataset)
+    MetadataCatalog.remove(dataset)
 
 
 def test_cityscapes(tiny_cfg: CfgNode, tiny_cityscapes: str) -> None:
     evaluator = build_evaluator(tiny_cfg, tiny_cityscapes)
     assert isinstance(evaluator, CityscapesInstanceEvaluator)
+    classes = {
+        annotation["category_id"]
+        for record in DatasetCatalog.get(tiny_cityscapes)
+        for annotation in record["annotations"]
+    }
+    assert len(classes) >= 3
     results = evaluate_perfect_predictions(evaluator, tiny_cityscapes)
     assert results["segm"]["AP"] == pytest.approx(100)
 

@@ -1,0 +1,66 @@
+"""Making training data of records, those with instance maps included."""
+
+from typing import Any
+
+import numpy as np
+import torch
+from detectron2.data import DatasetMapper
+from detectron2.data.detection_utils import SizeMismatchError, filter_empty_instances
+from detectron2.data.transforms import TransformList
+from detectron2.structures import Instances
+
+from panet.errors import InputError
+
+from .instance_map import InstanceMap, object_class, object_ids, read_instance_map
+from .mapped_masks import MappedMasks
+
+
+class InstanceMapMapper(DatasetMapper):
+    """detectron2's mapper, which also takes records with an instance map.
+
+    Such a record has in place of "annotations" what
+    :func:`panet.data.instance_map.read_instance_map` takes. Its masks become ``BitMasks`` that
+    share the map, whatever ``INPUT.MASK_FORMAT`` is, and its boxes are those of the masks.
+    """
+
+    def __call__(self, dataset_dict: dict[str, Any]) -> Any:
+        """See ``DatasetMapper``.
+
+        Raises:
+            InputError: if the image or the instance map cannot be read, or has another size than
+                the record says.
+        """
+        if "instance_file_name" in dataset_dict:
+            # Without this key, detectron2's mapper asks for no instances.
+            dataset_dict = {**dataset_dict, "annotations": []}
+        try:
+            return super().__call__(dataset_dict)
+        except SizeMismatchError as error:
+            raise InputError(" ".join(str(error).split())) from error
+        except OSError as error:
+            raise InputError(
+                f"The image {dataset_dict['file_name']} cannot be read: {error}"
+            ) from error
+
+    def _transform_annotations(
+        self,
+        dataset_dict: dict[str, Any],
+        transforms: TransformList,
+        image_shape: tuple[int, int],
+    ) -> None:
+        if "instance_file_name" not in dataset_dict:
+            super()._transform_annotations(dataset_dict, transforms, image_shape)
+            return
+        del dataset_dict["annotations"]
+        instance_map = read_instance_map(dataset_dict)
+        seen = InstanceMap(*map(transforms.apply_segmentation, instance_map))
+        ids = seen.ids(num_classes=max(dataset_dict.pop("label_classes")) + 1)
+        objects = object_ids(ids)
+        masks = MappedMasks(torch.from_numpy(ids.astype(np.int32)), torch.tensor(objects).int())
+        instances = Instances(image_shape)
+        classes = [object_class(object_id) for object_id in objects]
+        instances.gt_classes = torch.tensor(classes, dtype=torch.int64)
+        instances.gt_boxes = masks.get_bounding_boxes()
+        if self.use_instance_mask:
+            instances.gt_masks = masks
+        dataset_dict["instances"] = filter_empty_instances(instances)

@@ -1,0 +1,128 @@
+#!/usr/bin/env python
+"""Write a model's proposals for whole datasets, for detectors that read theirs from files.
+
+The model is one of detectron2's "ProposalNetwork", or the RPN of any R-CNN. Each dataset gives
+one file, named after it, with MODEL.RPN.POST_NMS_TOPK_TEST proposals an image at most.
+"""
+
+import argparse
+import pickle
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from detectron2.config import CfgNode
+from detectron2.engine import launch
+from detectron2.structures import BoxMode
+from detectron2.utils import comm
+from detectron2.utils.logger import setup_logger
+from torch import nn
+from tqdm import tqdm
+
+from panet.checkpoint import build_checkpointer
+from panet.config import load_config
+from panet.data.availability import check_datasets
+from panet.deployment import optimize_from_config
+from panet.device import keep_freed_memory, limit_cpu_threads
+from panet.engine import PANetTrainer
+from panet.errors import InputError, exit_on_input_error
+
+# An image's id, its boxes (N, 4) and their logits (N,).
+Proposals = tuple[int | str, npt.NDArray[np.float32], npt.NDArray[np.float32]]
+
+
+def parse_arguments() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--config-file", required=True, help="configuration of the model")
+    parser.add_argument(
+        "--dataset",
+        action="append",
+        metavar="NAME",
+        help="a registered dataset, once for each; by default those of DATASETS.TRAIN and .TEST",
+    )
+    parser.add_argument("--output-dir", type=Path, default=Path("output/proposals"))
+    parser.add_argument("--num-gpus", type=int, default=1, help="processes, also without GPUs")
+    parser.add_argument("--dist-url", default="auto")
+    parser.add_argument(
+        "opts",
+        nargs=argparse.REMAINDER,
+        help="configuration KEY VALUE pairs, MODEL.WEIGHTS above all",
+    )
+    return parser.parse_args()
+
+
+@exit_on_input_error()
+def main(args: argparse.Namespace) -> None:
+    setup_logger(distributed_rank=comm.get_rank(), name="fvcore")
+    cfg = proposal_network_config(load_config(args.config_file, args.opts))
+    names = args.dataset or [*cfg.DATASETS.TRAIN, *cfg.DATASETS.TEST]
+    check_datasets(cfg, names)
+    if cfg.MODEL.DEVICE == "cpu":
+        limit_cpu_threads(comm.get_local_size())
+        keep_freed_memory()
+    model = PANetTrainer.build_model(cfg).eval()
+    build_checkpointer(cfg, model).load(cfg.MODEL.WEIGHTS)
+    model = optimize_from_config(model, cfg)
+    for name in names:
+        parts = comm.gather(propose(model, cfg, name))
+        if comm.is_main_process():
+            file = args.output_dir / f"{name}.pkl"
+            write([proposals for part in parts for proposals in part], file)
+            print(file)
+
+
+def proposal_network_config(cfg: CfgNode) -> CfgNode:
+    """The configuration of the RPN alone, which has the parameter names of the whole."""
+    if cfg.MODEL.META_ARCHITECTURE not in ("ProposalNetwork", "GeneralizedRCNN"):
+        raise InputError(
+            f"MODEL.META_ARCHITECTURE is {cfg.MODEL.META_ARCHITECTURE!r}, which has no RPN; it "
+            "must be 'ProposalNetwork' or 'GeneralizedRCNN'."
+        )
+    if cfg.MODEL.PROPOSAL_GENERATOR.NAME == "PrecomputedProposals":
+        raise InputError(
+            "MODEL.PROPOSAL_GENERATOR.NAME is 'PrecomputedProposals': this model reads proposals "
+            "and makes none; take the configuration of one with an RPN."
+        )
+    cfg.MODEL.META_ARCHITECTURE = "ProposalNetwork"
+    cfg.MODEL.LOAD_PROPOSALS = False
+    return cfg
+
+
+@torch.no_grad()
+def propose(model: nn.Module, cfg: CfgNode, dataset: str) -> list[Proposals]:
+    """The proposals for this process's share of the dataset, at the scale of the image files."""
+    loader = PANetTrainer.build_test_loader(cfg, dataset)
+    bar = tqdm(loader, desc=dataset, unit="image", disable=not comm.is_main_process())
+    proposals: list[Proposals] = []
+    for inputs in bar:
+        for record, output in zip(inputs, model(inputs)):
+            found = output["proposals"].to("cpu")
+            boxes, logits = found.proposal_boxes.tensor, found.objectness_logits
+            proposals.append((record["image_id"], boxes.float().numpy(), logits.float().numpy()))
+    return proposals
+
+
+def write(proposals: list[Proposals], file: Path) -> None:
+    """Write detectron2's format; a file that is there is replaced only by a whole one."""
+    ids, boxes, logits = zip(*proposals)
+    content: dict[str, Any] = {
+        "ids": list(ids),
+        "boxes": list(boxes),
+        "objectness_logits": list(logits),
+        "bbox_mode": int(BoxMode.XYXY_ABS),
+    }
+    file.parent.mkdir(parents=True, exist_ok=True)
+    partial = file.with_suffix(".partial")
+    with partial.open("wb") as stream:
+        pickle.dump(content, stream, protocol=4)
+    partial.rename(file)
+
+
+if __name__ == "__main__":
+    arguments = parse_arguments()
+    with exit_on_input_error():
+        launch(main, arguments.num_gpus, dist_url=arguments.dist_url, args=(arguments,))

@@ -10,6 +10,7 @@ from torch import nn
 
 from .checkpoint import build_checkpointer
 from .config import load_config
+from .errors import InputError
 
 logger = logging.getLogger(__name__)
 
@@ -32,15 +33,32 @@ def get_config_file(config_path: str) -> str:
         config_path: a name from :func:`list_configs`.
 
     Raises:
-        ValueError: if there is none of that name, with the closest ones.
+        InputError: if there is none of that name, with the closest ones.
     """
     names = list_configs()
     if config_path not in names:
         close = difflib.get_close_matches(config_path, names, n=3, cutoff=0.0)
-        raise ValueError(
+        raise InputError(
             f"{config_path!r} is not in PANet's model zoo; the closest are {', '.join(close)}."
         )
     return str(_CONFIG_ROOT / config_path)
+
+
+def find_config_file(name_or_path: str) -> str:
+    """The path of a configuration that a user names.
+
+    Args:
+        name_or_path: a name from :func:`list_configs`, or the path of a file.
+
+    Raises:
+        InputError: if it is neither, with the closest names.
+    """
+    if name_or_path not in list_configs() and Path(name_or_path).is_file():
+        return name_or_path
+    try:
+        return get_config_file(name_or_path)
+    except InputError as error:
+        raise InputError(f"There is no configuration file {name_or_path}: {error}") from None
 
 
 def get_config(config_path: str, trained: bool = False) -> CfgNode:

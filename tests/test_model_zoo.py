@@ -11,6 +11,7 @@ from detectron2.checkpoint import DetectionCheckpointer
 from detectron2.engine import DefaultPredictor
 
 from panet import model_zoo
+from panet.errors import InputError
 
 
 def test_lists_the_leaves_and_no_base() -> None:
@@ -32,6 +33,16 @@ def test_config_of_every_name_is_for_this_machine() -> None:
 def test_unknown_names_answer_with_the_closest(function: object) -> None:
     with pytest.raises(ValueError, match=r"'panet_r50_2x' is not .*panet_R50_2x\.yaml"):
         function("panet_r50_2x")
+
+
+def test_files_and_names_are_found(tmp_path: Path) -> None:
+    own = tmp_path / "own.yaml"
+    own.touch()
+    assert model_zoo.find_config_file(str(own)) == str(own)
+    name = "quick/panet_R18_shapes.yaml"
+    assert model_zoo.find_config_file(name) == model_zoo.get_config_file(name)
+    with pytest.raises(InputError, match=r"no configuration file gone.yaml: .* the closest are"):
+        model_zoo.find_config_file("gone.yaml")
 
 
 def test_trained_weights_that_do_not_exist() -> None:

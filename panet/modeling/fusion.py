@@ -16,36 +16,47 @@ from .choices import check_choice
 
 FUSIONS = ("max", "sum")
 
+_NO_LEVEL = 255
+
 
 def fuse_levels(levels: Iterable[Tensor], operation: str) -> Tensor:
     """Element-wise maximum or sum of tensors of one shape."""
     return functools.reduce(torch.maximum if operation == "max" else torch.add, levels)
 
 
+def _relu_of_maximum(levels: Iterable[Tensor]) -> tuple[Tensor, Tensor]:
+    """ReLU of the maximum of tensors, and the index of the tensor that each element came from.
+
+    Of equal ones it is the first; where none is above 0, it is ``_NO_LEVEL``.
+    """
+    levels = iter(levels)
+    first = next(levels)
+    fused = first.relu()
+    source = torch.zeros_like(first, dtype=torch.uint8).masked_fill_(first <= 0, _NO_LEVEL)
+    for index, level in enumerate(levels, start=1):
+        source.masked_fill_(level > fused, index)
+        torch.maximum(fused, level, out=fused)
+    return fused, source
+
+
 class _ReLUOfMaximum(torch.autograd.Function):
     """ReLU of the maximum of tensors, which is the maximum of their ReLUs.
 
-    For its backward pass it keeps one byte an element, which tells the tensor that was the
-    largest; of equal ones, the first.
+    For its backward pass it keeps one byte an element, which tells the tensor that it came from.
     """
 
     @staticmethod
     def forward(ctx: Any, *levels: Tensor) -> Tensor:
-        largest = torch.zeros_like(levels[0], dtype=torch.uint8)
-        fused = levels[0].relu()
-        largest.masked_fill_(levels[0] <= 0, len(levels))
-        for index, level in enumerate(levels[1:], start=1):
-            largest.masked_fill_(level > fused, index)
-            torch.maximum(fused, level, out=fused)
-        ctx.save_for_backward(largest)
+        fused, source = _relu_of_maximum(levels)
+        ctx.save_for_backward(source)
         ctx.num_levels = len(levels)
         return fused
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, ...]:
-        (largest,) = ctx.saved_tensors
-        return tuple(gradient.masked_fill(largest != index, 0) for index in range(ctx.num_levels))
+        (source,) = ctx.saved_tensors
+        return tuple(gradient.masked_fill(source != index, 0) for index in range(ctx.num_levels))
 
 
 def fusion_from_config(cfg: CfgNode) -> dict[str, Any]:
@@ -125,6 +136,20 @@ class FusedFirstLayer(nn.Module):
             return output
         # One level after the other, none of them kept.
         return F.relu_(functools.reduce(lambda a, b: torch.maximum(a, b, out=a), outputs))
+
+    @torch.no_grad()
+    def sources(self, x: Sequence[Tensor]) -> Tensor:
+        """The level that each element of the output comes from, if it is fused by "max" "after".
+
+        Args:
+            x: what was pooled from each level, L of (R, C, H, W).
+
+        Returns:
+            uint8 in the shape of the output: from 0 to L - 1, of equal levels the first; larger
+            where all levels are 0 after the ReLU.
+        """
+        _, source = _relu_of_maximum(layer(x[index]) for index, layer in enumerate(self.levels))
+        return source
 
 
 def _run(layer: nn.Module, x: Sequence[Tensor], index: int) -> Tensor:

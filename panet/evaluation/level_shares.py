@@ -1,0 +1,119 @@
+"""Which levels the features of adaptive feature pooling come from (Figure 3 of the paper)."""
+
+import math
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from detectron2.modeling import GeneralizedRCNN
+from detectron2.modeling.poolers import assign_boxes_to_levels
+from detectron2.structures import Boxes
+from torch import Tensor
+
+from panet.errors import InputError
+from panet.modeling import AllLevelPooler, FusedFirstLayer
+from panet.modeling.pooler import PooledLevels
+
+# FPN's rule: a box of this size in pixels goes to this level.
+_CANONICAL_SIZE, _CANONICAL_LEVEL = 224, 4
+
+
+@dataclass(frozen=True)
+class LevelShares:
+    """What each of L levels supplied, for boxes grouped by the level that FPN would assign.
+
+    A feature is an element of the output of the first layer, after the maximum over the levels.
+    It comes from the level with the largest value, of equal ones from the first. Features that
+    are 0 in all levels after the ReLU come from none and are not counted.
+
+    Attributes:
+        levels: names of the levels from fine to coarse.
+        boxes: (L,), the number of boxes in each group.
+        features: (L, L), for each group the number of features that each level supplied.
+    """
+
+    levels: tuple[str, ...]
+    boxes: npt.NDArray[np.int64]
+    features: npt.NDArray[np.int64]
+
+    @property
+    def shares(self) -> npt.NDArray[np.float64]:
+        """(L, L), for each group the share of every level; NaN for a group without features."""
+        total = self.features.sum(axis=1, keepdims=True)
+        return np.divide(
+            self.features, total, out=np.full(self.features.shape, np.nan), where=total > 0
+        )
+
+
+def count_level_shares(
+    model: GeneralizedRCNN,
+    batches: Iterable[list[dict[str, Any]]],
+    head: Literal["box", "mask"] = "box",
+) -> LevelShares:
+    """Count the features of every level while ``model`` detects.
+
+    Args:
+        model: in evaluation mode, fusing the levels by a maximum after the first layer.
+        batches: its inputs in detectron2's format.
+        head: "box", which is given the proposals, or "mask", which is given the detections.
+
+    Raises:
+        InputError: if the model lacks this head, or its head does not fuse so.
+    """
+    pooler, first_layer = _fused_by_maximum(model, head)
+    levels = tuple(getattr(model.roi_heads, f"{head}_in_features"))
+    finest, coarsest = (round(-math.log2(pooler.grids[i].scale)) for i in (0, -1))
+    boxes = torch.zeros(len(levels), dtype=torch.int64)
+    features = torch.zeros(len(levels), len(levels), dtype=torch.int64)
+
+    def count(layer: FusedFirstLayer, inputs: tuple[PooledLevels], _output: Tensor) -> None:
+        (pooled,) = inputs
+        rois = [Boxes(pooled.rois[:, 1:])]
+        groups = assign_boxes_to_levels(rois, finest, coarsest, _CANONICAL_SIZE, _CANONICAL_LEVEL)
+        sources = layer.sources(pooled).flatten(1)
+        counts = torch.stack([(sources == i).sum(dim=1) for i in range(len(levels))], dim=1)
+        boxes.add_(groups.bincount(minlength=len(levels)).cpu())
+        features.index_add_(0, groups.cpu(), counts.cpu())
+
+    handle = first_layer.register_forward_hook(count)
+    try:
+        with torch.no_grad():
+            for batch in batches:
+                model.inference(batch, do_postprocess=False)
+    finally:
+        handle.remove()
+    return LevelShares(levels, boxes.numpy(), features.numpy())
+
+
+def _fused_by_maximum(
+    model: GeneralizedRCNN, head: Literal["box", "mask"]
+) -> tuple[AllLevelPooler, FusedFirstLayer]:
+    """The pooler of a head and the first layer, if it fuses all levels by a maximum after it."""
+    roi_heads = getattr(model, "roi_heads", None)
+    pooler = getattr(roi_heads, f"{head}_pooler", None)
+    if pooler is None:
+        raise InputError(
+            f"The model has no {head} head; take a configuration with "
+            "MODEL.META_ARCHITECTURE 'GeneralizedRCNN'"
+            f"{' and MODEL.MASK_ON True' if head == 'mask' else ''}."
+        )
+    if not isinstance(pooler, AllLevelPooler):
+        raise InputError(
+            f"The {head} head does not pool from all levels; it must have "
+            "MODEL.ROI_HEADS.NAME 'PANetROIHeads' and MODEL.ADAPTIVE_POOLING.ENABLED True."
+        )
+    modules = getattr(roi_heads, f"{head}_head").modules()
+    first_layer = next(module for module in modules if isinstance(module, FusedFirstLayer))
+    for key, value, needed in (
+        ("FUSION", first_layer.fusion, "max"),
+        ("POSITION", first_layer.fusion_position, "after"),
+    ):
+        if value != needed:
+            raise InputError(
+                f"MODEL.ADAPTIVE_POOLING.{key} is {value!r}; which level a feature comes from can "
+                f"only be told with {needed!r}."
+            )
+    return pooler, first_layer

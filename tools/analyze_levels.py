@@ -1,0 +1,140 @@
+#!/usr/bin/env python
+"""Count from which levels adaptive feature pooling takes its features, as the paper's Figure 3.
+
+The boxes that a head pools are grouped by the level that FPN would assign them to. For each group
+the program prints the share of the max-fused features that every level supplied, and writes
+levels.csv and levels.png. Features that are 0 in all levels count for none; of equal levels the
+first counts.
+"""
+
+import argparse
+import csv
+from itertools import chain, islice
+from pathlib import Path
+
+import numpy as np
+from detectron2.config import CfgNode
+from detectron2.utils.env import seed_all_rng
+from matplotlib.figure import Figure
+from tabulate import tabulate
+from torch import nn
+from tqdm import tqdm
+
+from panet import model_zoo
+from panet.checkpoint import build_checkpointer
+from panet.config import load_config
+from panet.deployment import optimize_from_config
+from panet.device import keep_freed_memory
+from panet.engine import PANetTrainer
+from panet.errors import InputError, exit_on_input_error
+from panet.evaluation.level_shares import LevelShares, count_level_shares
+
+BOXES = {"box": "proposals", "mask": "detections"}
+
+
+def parse_arguments() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument(
+        "--config-file", required=True, help="a file, or a name of panet.model_zoo.list_configs()"
+    )
+    parser.add_argument(
+        "--head", choices=BOXES, default="box", help="box: of proposals; mask: of detections"
+    )
+    parser.add_argument("--dataset", help="a registered one; by default those of DATASETS.TEST")
+    parser.add_argument("--max-images", type=int, help="stop after so many")
+    parser.add_argument("--output-dir", type=Path, default=Path("output/levels"))
+    parser.add_argument(
+        "opts",
+        nargs=argparse.REMAINDER,
+        help="configuration KEY VALUE pairs, such as MODEL.WEIGHTS model_final.pth",
+    )
+    return parser.parse_args()
+
+
+@exit_on_input_error()
+def main() -> None:
+    args = parse_arguments()
+    if args.max_images is not None and args.max_images < 1:
+        raise InputError(f"--max-images is {args.max_images}; it must be at least 1.")
+    cfg = load_config(model_zoo.find_config_file(args.config_file), args.opts)
+    cfg.freeze()
+    if cfg.MODEL.DEVICE == "cpu":
+        keep_freed_memory()
+    seed_all_rng(max(cfg.SEED, 0))  # weights that no checkpoint gives are random ones
+    model = load_model(cfg)
+    datasets = [args.dataset] if args.dataset else cfg.DATASETS.TEST
+    loaders = [PANetTrainer.build_test_loader(cfg, dataset) for dataset in datasets]
+    number = sum(map(len, loaders))
+    if args.max_images is not None:
+        number = min(number, args.max_images)
+    batches = islice(chain.from_iterable(loaders), number)
+    result = count_level_shares(model, tqdm(batches, total=number, desc="images"), args.head)
+    if result.boxes.sum() == 0:
+        raise InputError(
+            f"The {args.head} head got no {BOXES[args.head]} in {number} images; give more images "
+            "or trained weights (MODEL.WEIGHTS)."
+        )
+    args.output_dir.mkdir(parents=True, exist_ok=True)
+    write_csv(result, args.output_dir / "levels.csv")
+    draw(result, args.head, args.output_dir / "levels.png")
+    print(
+        f"The {args.head} head on {number} images, "
+        f"{cfg.MODEL.WEIGHTS or 'random weights'}: percent of the features\n"
+    )
+    print(format_table(result, args.head))
+    print(f"\ntable      {args.output_dir / 'levels.csv'}")
+    print(f"figure     {args.output_dir / 'levels.png'}")
+
+
+def load_model(cfg: CfgNode) -> nn.Module:
+    model = PANetTrainer.build_model(cfg)
+    build_checkpointer(cfg, model).load(cfg.MODEL.WEIGHTS)
+    return optimize_from_config(model.eval(), cfg)
+
+
+def write_csv(result: LevelShares, path: Path) -> None:
+    """One row for each group and source level; the share is empty where there are no features."""
+    with path.open("w", newline="") as file:
+        writer = csv.writer(file)
+        writer.writerow(["assigned_level", "source_level", "share", "boxes", "features"])
+        for group, shares, boxes, features in zip(
+            result.levels, result.shares, result.boxes, result.features
+        ):
+            for source, share, count in zip(result.levels, shares, features):
+                writer.writerow(
+                    [group, source, "" if np.isnan(share) else f"{share:.6f}", boxes, count]
+                )
+
+
+def format_table(result: LevelShares, head: str) -> str:
+    rows = []
+    for group, shares in enumerate(result.shares):
+        row = [result.levels[group], result.boxes[group]]
+        if not np.isnan(shares).any():
+            row += [*100 * shares, 100 * shares[group + 1 :].sum(), 100 * shares[:group].sum()]
+        rows.append(row)
+    headers = ["assigned to", BOXES[head], *result.levels, "higher", "lower"]
+    return tabulate(rows, headers=headers, floatfmt=".1f", intfmt=",")
+
+
+def draw(result: LevelShares, head: str, path: Path) -> None:
+    figure = Figure(figsize=(6, 4), layout="constrained")
+    axes = figure.subplots()
+    for group, (shares, boxes) in enumerate(zip(result.shares, result.boxes)):
+        label = f"{result.levels[group]}: {boxes:,} {BOXES[head]}"
+        (line,) = axes.plot(result.levels, 100 * shares, marker="o", label=label)
+        own = (result.levels[group], 100 * shares[group])
+        axes.plot(*own, "o", markersize=11, fillstyle="none", color=line.get_color())
+    axes.set_xlabel("level that the features come from (ringed: the assigned one)")
+    axes.set_ylabel("share of the fused features, %")
+    axes.set_ylim(bottom=0)
+    axes.grid(alpha=0.3)
+    axes.legend(title="assigned by FPN's rule to")
+    axes.set_title(f"Adaptive feature pooling, {head} head")
+    figure.savefig(path, dpi=150)
+
+
+if __name__ == "__main__":
+    main()

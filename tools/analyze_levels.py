@@ -65,12 +65,15 @@ def main() -> None:
     seed_all_rng(max(cfg.SEED, 0))  # weights that no checkpoint gives are random ones
     model = load_model(cfg)
     datasets = [args.dataset] if args.dataset else cfg.DATASETS.TEST
+    if not datasets:
+        raise InputError("DATASETS.TEST is empty; name a dataset with --dataset.")
     loaders = [PANetTrainer.build_test_loader(cfg, dataset) for dataset in datasets]
     number = sum(map(len, loaders))
     if args.max_images is not None:
         number = min(number, args.max_images)
     batches = islice(chain.from_iterable(loaders), number)
-    result = count_level_shares(model, tqdm(batches, total=number, desc="images"), args.head)
+    with tqdm(batches, total=number, desc="images") as progress:
+        result = count_level_shares(model, progress, args.head)
     if result.boxes.sum() == 0:
         raise InputError(
             f"The {args.head} head got no {BOXES[args.head]} in {number} images; give more images "
@@ -129,6 +132,8 @@ def draw(result: LevelShares, head: str, path: Path) -> None:
         axes.plot(*own, "o", markersize=11, fillstyle="none", color=line.get_color())
     axes.set_xlabel("level that the features come from (ringed: the assigned one)")
     axes.set_ylabel("share of the fused features, %")
+    axes.update_datalim([(0, 0)])
+    axes.autoscale_view()
     axes.set_ylim(bottom=0)
     axes.grid(alpha=0.3)
     axes.legend(title="assigned by FPN's rule to")

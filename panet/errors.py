@@ -15,6 +15,10 @@ class InputError(ValueError):
     """
 
 
+class DownloadError(InputError, OSError):
+    """A file that should come over the network does not."""
+
+
 @contextmanager
 def exit_on_input_error() -> Iterator[None]:
     """End the program with one line on standard error and status 2 at an :class:`InputError`.

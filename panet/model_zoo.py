@@ -10,7 +10,7 @@ from torch import nn
 
 from .checkpoint import build_checkpointer
 from .config import load_config
-from .errors import InputError
+from .errors import DownloadError, InputError
 
 logger = logging.getLogger(__name__)
 
@@ -109,7 +109,7 @@ def get(config_path: str, trained: bool = False, device: str | None = None) -> n
 
     Raises:
         ValueError: if there is no such configuration, or no checkpoint for it.
-        OSError: if a trained checkpoint cannot be downloaded.
+        DownloadError: if a trained checkpoint cannot be downloaded.
     """
     cfg = get_config(config_path, trained)
     if device is not None:
@@ -117,12 +117,8 @@ def get(config_path: str, trained: bool = False, device: str | None = None) -> n
     model = build_model(cfg)
     try:
         build_checkpointer(cfg, model).load(cfg.MODEL.WEIGHTS)
-    except OSError as error:
+    except DownloadError as error:
         if trained:
             raise
-        logger.warning(
-            "%s could not be downloaded (%s): the model keeps random weights.",
-            cfg.MODEL.WEIGHTS,
-            error,
-        )
+        logger.warning("%s The model keeps random weights.", error)
     return model

@@ -26,7 +26,7 @@ def parse_arguments() -> argparse.Namespace:
         "--from", dest="source", required=True, choices=sorted(SOURCES), help="the other system"
     )
     parser.add_argument("input", type=Path, metavar="IN")
-    parser.add_argument("output", type=Path, metavar="OUT", help="ends in .pth")
+    parser.add_argument("output", type=Path, metavar="OUT", help="what to write, a .pth file")
     parser.add_argument(
         "--config-file", default="", help="of its model, if it is not one of the published ones"
     )
@@ -36,8 +36,11 @@ def parse_arguments() -> argparse.Namespace:
 
 def main() -> None:
     args = parse_arguments()
-    if args.output.suffix != ".pth":
-        raise InputError(f"{args.output} must end in .pth, by which detectron2 knows the format.")
+    if args.output.suffix in (".pkl", ".pyth"):
+        raise InputError(
+            f"{args.output} must not end in {args.output.suffix}, which detectron2 reads as "
+            "another format; end it in .pth."
+        )
     conversion = convert_file(args.input, SOURCES[args.source], args.config_file, args.opts)
     args.output.parent.mkdir(parents=True, exist_ok=True)
     unfinished = args.output.with_name(args.output.name + ".unfinished")

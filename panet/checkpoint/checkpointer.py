@@ -14,7 +14,7 @@ from detectron2.data import MetadataCatalog
 from detectron2.utils import comm
 from torch import nn
 
-from panet.errors import InputError
+from panet.errors import DownloadError, InputError
 
 from .class_transfer import match_classes, transfer_classes
 from .reading import load_checkpoint, split_checkpoint
@@ -65,15 +65,25 @@ class PANetCheckpointer(DetectionCheckpointer):
         """See detectron2's ``DetectionCheckpointer``.
 
         Raises:
+            DownloadError: if it should be downloaded and cannot.
             InputError: if there is no such file, it cannot be read, or its classes do not fit.
         """
         file = urlparse(path)._replace(query="").geturl()
-        if file and comm.is_main_process() and "://" not in file and not Path(file).is_file():
+        remote = "://" in file
+        if file and comm.is_main_process() and not remote and not Path(file).is_file():
             raise InputError(
                 f"There is no checkpoint {file}; give MODEL.WEIGHTS one that is there or, to start "
                 "from random weights, ''."
             )
-        return super().load(path, *args, **kwargs)
+        try:
+            return super().load(path, *args, **kwargs)
+        except OSError as error:
+            if not remote:
+                raise
+            raise DownloadError(
+                f"{file} cannot be downloaded ({error}); give MODEL.WEIGHTS a copy of it that is "
+                "on this machine or, to start from random weights, ''."
+            ) from error
 
     def _load_file(self, filename: str) -> Any:
         safe = SimpleNamespace(load=lambda *_args, **_kwargs: load_pickle(filename))

@@ -5,11 +5,13 @@ import os
 import pickle
 from collections.abc import Iterator
 from pathlib import Path
+from urllib.error import URLError
 
 import numpy as np
 import pytest
 import torch
 import torchvision
+from detectron2.checkpoint import DetectionCheckpointer
 from detectron2.config import CfgNode
 from detectron2.data import MetadataCatalog
 from restatement import mmdet_state
@@ -18,7 +20,7 @@ from torch import Tensor, nn
 from panet.checkpoint import PANetCheckpointer, build_checkpointer
 from panet.checkpoint.class_transfer import match_classes, transfer_classes
 from panet.engine import PANetTrainer
-from panet.errors import InputError
+from panet.errors import DownloadError, InputError
 
 PREDICTOR = "roi_heads.box_predictor"
 MASKS = "roi_heads.mask_head.predictor"
@@ -138,6 +140,15 @@ def test_missing_files_are_named_unless_they_are_not_needed(tiny_cfg: CfgNode) -
     PANetTrainer(tiny_cfg).resume_or_load(resume=True)
     with pytest.raises(InputError, match="There is no checkpoint gone.pth;"):
         PANetTrainer(tiny_cfg).resume_or_load(resume=False)
+
+
+def test_failing_downloads_are_named(tiny_cfg: CfgNode, monkeypatch: pytest.MonkeyPatch) -> None:
+    def no_network(self: DetectionCheckpointer, path: str) -> None:
+        raise URLError("no network")
+
+    monkeypatch.setattr(DetectionCheckpointer, "load", no_network)
+    with pytest.raises(DownloadError, match=r"detectron2://R-50.pkl cannot be downloaded"):
+        build_checkpointer(tiny_cfg, model(tiny_cfg, 4)).load("detectron2://R-50.pkl")
 
 
 def test_resuming_transfers_nothing(

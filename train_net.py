@@ -10,16 +10,19 @@ from detectron2.evaluation import verify_results
 from detectron2.utils import comm
 from detectron2.utils.logger import setup_logger
 
+from panet import model_zoo
 from panet.checkpoint import build_checkpointer
 from panet.config import load_config
 from panet.data.availability import check_split
-from panet.device import keep_freed_memory, limit_cpu_threads
+from panet.device import check_gpus, keep_freed_memory, limit_cpu_threads
 from panet.engine import PANetTrainer
-from panet.errors import exit_on_input_error
+from panet.errors import add_debug_argument, exit_on_input_error
 
 
 def setup(args: argparse.Namespace) -> CfgNode:
     """The configuration from the file and the command line."""
+    if args.config_file:
+        args.config_file = model_zoo.find_config_file(args.config_file)
     cfg = load_config(args.config_file, args.opts)
     cfg.freeze()
     default_setup(cfg, args)
@@ -50,8 +53,11 @@ def main(args: argparse.Namespace) -> Any:
 
 
 if __name__ == "__main__":
-    arguments = default_argument_parser().parse_args()
+    parser = default_argument_parser()
+    add_debug_argument(parser)
+    arguments = parser.parse_args()
     with exit_on_input_error():
+        check_gpus(arguments.num_gpus)
         launch(
             main,
             arguments.num_gpus,

@@ -1,10 +1,13 @@
 """The configuration keys that this project adds to detectron2's, and how to read a file of them."""
 
 from collections.abc import Sequence
+from pathlib import Path
 
 from detectron2.config import CfgNode, get_cfg
 
+from .config_errors import explained_config_errors
 from .device import fall_back_to_cpu
+from .errors import InputError
 
 
 def add_panet_config(cfg: CfgNode) -> None:
@@ -73,11 +76,17 @@ def load_config(config_file: str = "", overrides: Sequence[str] = ()) -> CfgNode
     Args:
         config_file: path of a YAML file; "" for the defaults alone.
         overrides: keys and values in turn, as on the command line.
+
+    Raises:
+        InputError: if the file is not there or not YAML, or a key or its value is wrong.
     """
+    if config_file and not Path(config_file).is_file():
+        raise InputError(f"There is no configuration file {config_file}.")
     cfg = get_cfg()
     add_panet_config(cfg)
-    if config_file:
-        cfg.merge_from_file(config_file)
-    cfg.merge_from_list(list(overrides))
+    with explained_config_errors(cfg):
+        if config_file:
+            cfg.merge_from_file(config_file)
+        cfg.merge_from_list(list(overrides))
     fall_back_to_cpu(cfg)
     return cfg

@@ -7,6 +7,8 @@ import torch
 from detectron2.config import CfgNode
 from detectron2.utils import comm
 
+from panet.errors import InputError
+
 logger = logging.getLogger(__name__)
 
 
@@ -28,6 +30,17 @@ def replace_cuda_only_norms(cfg: CfgNode) -> None:
             replace_cuda_only_norms(value)
         elif key == "NORM" and value == "SyncBN":
             cfg[key] = "naiveSyncBN"
+
+
+def check_gpus(processes: int) -> None:
+    """Check that each of ``processes`` processes can have a GPU, if the machine has any.
+
+    Raises:
+        InputError: if there are fewer.
+    """
+    gpus = torch.cuda.device_count()
+    if 0 < gpus < processes:
+        raise InputError(f"--num-gpus is {processes}, but this machine has {gpus} GPUs.")
 
 
 def limit_cpu_threads(processes: int) -> None:

@@ -1,6 +1,9 @@
 """Errors that whoever started the program can mend."""
 
+import argparse
+import errno
 import sys
+import traceback
 from collections.abc import Iterator
 from contextlib import contextmanager
 
@@ -19,19 +22,42 @@ class DownloadError(InputError, OSError):
     """A file that should come over the network does not."""
 
 
+def add_debug_argument(parser: argparse.ArgumentParser) -> None:
+    """Add ``--debug``, with which :func:`exit_on_input_error` shows tracebacks."""
+    parser.add_argument("--debug", action="store_true", help="show tracebacks of all errors")
+
+
 @contextmanager
 def exit_on_input_error() -> Iterator[None]:
-    """End the program with one line on standard error and status 2 at an :class:`InputError`.
+    """End the program with one line on standard error instead of a traceback.
 
-    It goes around a program's main function and, where detectron2's ``launch`` runs that in
-    several processes, around the call of ``launch`` too.
+    So do an :class:`InputError` and a full disk, with status 2, and Ctrl-C, with status 130. It
+    goes around a program's main function and, where detectron2's ``launch`` runs that in several
+    processes, around the call of ``launch`` too.
     """
     try:
         yield
     except InputError as error:
-        if comm.is_main_process():
-            print(f"error: {error}", file=sys.stderr)
+        _show(str(error))
         sys.exit(2)
+    except OSError as error:
+        if error.errno not in (errno.ENOSPC, errno.EDQUOT):
+            raise
+        _show(
+            f"There is no space left to write {error.filename or 'to the disk'}; make room, then "
+            "go on with --resume if it was a training."
+        )
+        sys.exit(2)
+    except KeyboardInterrupt:
+        _show("Interrupted.")
+        sys.exit(130)
     except ProcessExitedException as error:
         # The process that ended has said why.
         sys.exit(error.exit_code)
+
+
+def _show(message: str) -> None:
+    if comm.is_main_process():
+        if "--debug" in sys.argv:
+            traceback.print_exc()
+        print(f"error: {message}", file=sys.stderr)

@@ -26,7 +26,7 @@ from panet.config import load_config
 from panet.deployment import optimize_from_config
 from panet.device import keep_freed_memory
 from panet.engine import PANetTrainer
-from panet.errors import InputError, exit_on_input_error
+from panet.errors import InputError, add_debug_argument, exit_on_input_error
 from panet.evaluation.level_shares import LevelShares, count_level_shares
 
 BOXES = {"box": "proposals", "mask": "detections"}
@@ -45,6 +45,7 @@ def parse_arguments() -> argparse.Namespace:
     parser.add_argument("--dataset", help="a registered one; by default those of DATASETS.TEST")
     parser.add_argument("--max-images", type=int, help="stop after so many")
     parser.add_argument("--output-dir", type=Path, default=Path("output/levels"))
+    add_debug_argument(parser)
     parser.add_argument(
         "opts",
         nargs=argparse.REMAINDER,

@@ -11,11 +11,10 @@ the result fills the model exactly.
 import argparse
 from pathlib import Path
 
-import torch
-
 from panet.checkpoint.conversion import convert_file
 from panet.checkpoint.systems import SOURCES
-from panet.errors import InputError, exit_on_input_error
+from panet.checkpoint.weights import FORMATS, save_weights
+from panet.errors import InputError, add_debug_argument, exit_on_input_error
 
 
 def parse_arguments() -> argparse.Namespace:
@@ -26,26 +25,23 @@ def parse_arguments() -> argparse.Namespace:
         "--from", dest="source", required=True, choices=sorted(SOURCES), help="the other system"
     )
     parser.add_argument("input", type=Path, metavar="IN")
-    parser.add_argument("output", type=Path, metavar="OUT", help="what to write, a .pth file")
+    parser.add_argument(
+        "output", type=Path, metavar="OUT", help="what to write, .pth or .safetensors"
+    )
     parser.add_argument(
         "--config-file", default="", help="of its model, if it is not one of the published ones"
     )
+    add_debug_argument(parser)
     parser.add_argument("opts", nargs="*", help="configuration KEY VALUE pairs")
     return parser.parse_args()
 
 
 def main() -> None:
     args = parse_arguments()
-    if args.output.suffix in (".pkl", ".pyth"):
-        raise InputError(
-            f"{args.output} must not end in {args.output.suffix}, which detectron2 reads as "
-            "another format; end it in .pth."
-        )
+    if args.output.suffix not in FORMATS:
+        raise InputError(f"{args.output} must end in one of {', '.join(FORMATS)}.")
     conversion = convert_file(args.input, SOURCES[args.source], args.config_file, args.opts)
-    args.output.parent.mkdir(parents=True, exist_ok=True)
-    unfinished = args.output.with_name(args.output.name + ".unfinished")
-    torch.save({"model": conversion.state, "__author__": args.source}, unfinished)
-    unfinished.replace(args.output)
+    save_weights(args.output, conversion.state)
     for line in conversion.dropped:
         print(f"dropped  {line}")
     options = " ".join([*conversion.overrides, "MODEL.WEIGHTS", str(args.output)])

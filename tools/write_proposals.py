@@ -21,13 +21,14 @@ from detectron2.utils.logger import setup_logger
 from torch import nn
 from tqdm import tqdm
 
+from panet import model_zoo
 from panet.checkpoint import build_checkpointer
 from panet.config import load_config
 from panet.data.availability import check_datasets
 from panet.deployment import optimize_from_config
-from panet.device import keep_freed_memory, limit_cpu_threads
+from panet.device import check_gpus, keep_freed_memory, limit_cpu_threads
 from panet.engine import PANetTrainer
-from panet.errors import InputError, exit_on_input_error
+from panet.errors import InputError, add_debug_argument, exit_on_input_error
 
 # An image's id, its boxes (N, 4) and their logits (N,).
 Proposals = tuple[int | str, npt.NDArray[np.float32], npt.NDArray[np.float32]]
@@ -47,6 +48,7 @@ def parse_arguments() -> argparse.Namespace:
     parser.add_argument("--output-dir", type=Path, default=Path("output/proposals"))
     parser.add_argument("--num-gpus", type=int, default=1, help="processes, also without GPUs")
     parser.add_argument("--dist-url", default="auto")
+    add_debug_argument(parser)
     parser.add_argument(
         "opts",
         nargs=argparse.REMAINDER,
@@ -58,7 +60,8 @@ def parse_arguments() -> argparse.Namespace:
 @exit_on_input_error()
 def main(args: argparse.Namespace) -> None:
     setup_logger(distributed_rank=comm.get_rank(), name="fvcore")
-    cfg = proposal_network_config(load_config(args.config_file, args.opts))
+    config_file = model_zoo.find_config_file(args.config_file)
+    cfg = proposal_network_config(load_config(config_file, args.opts))
     names = args.dataset or [*cfg.DATASETS.TRAIN, *cfg.DATASETS.TEST]
     check_datasets(cfg, names)
     if cfg.MODEL.DEVICE == "cpu":
@@ -125,4 +128,5 @@ def write(proposals: list[Proposals], file: Path) -> None:
 if __name__ == "__main__":
     arguments = parse_arguments()
     with exit_on_input_error():
+        check_gpus(arguments.num_gpus)
         launch(main, arguments.num_gpus, dist_url=arguments.dist_url, args=(arguments,))

@@ -16,11 +16,13 @@ from torch import nn
 
 from panet.errors import DownloadError, InputError
 
+from .atomic import AtomicPathManager
 from .class_transfer import match_classes, transfer_classes
 from .reading import load_checkpoint, split_checkpoint
 from .safe_pickle import load_pickle
 from .systems import SOURCES
 from .torchvision_resnet import is_torchvision_resnet, resnet_modules
+from .weights import load_safetensors
 
 logger = logging.getLogger(__name__)
 
@@ -28,7 +30,9 @@ logger = logging.getLogger(__name__)
 class PANetCheckpointer(DetectionCheckpointer):
     """detectron2's checkpointer with what it lacks.
 
-    - It executes nothing that is in a file.
+    - It executes nothing that is in a file, and refuses what is damaged or not for the model.
+    - A file that it writes is there as a whole or not at all.
+    - It resumes from the checkpoint before the last one if the last one is damaged.
     - It reads torchvision's ResNets as backbones.
     - Heads that tell other classes apart than the model keep the classes that both have. For that
       it saves the names of the classes beside the weights.
@@ -53,6 +57,8 @@ class PANetCheckpointer(DetectionCheckpointer):
             kwargs: what else to save and load, and options of the superclass.
         """
         super().__init__(model, save_dir, **kwargs)
+        self.path_manager = AtomicPathManager()
+        self._resuming = False
         self.dataset = dataset
         self.source_dataset = source_dataset
         self.synonyms = synonyms
@@ -75,6 +81,7 @@ class PANetCheckpointer(DetectionCheckpointer):
                 f"There is no checkpoint {file}; give MODEL.WEIGHTS one that is there or, to start "
                 "from random weights, ''."
             )
+        self._file = file
         try:
             return super().load(path, *args, **kwargs)
         except OSError as error:
@@ -84,6 +91,36 @@ class PANetCheckpointer(DetectionCheckpointer):
                 f"{file} cannot be downloaded ({error}); give MODEL.WEIGHTS a copy of it that is "
                 "on this machine or, to start from random weights, ''."
             ) from error
+        finally:
+            self._parsed_url_during_load = None  # which the superclass leaves after an error
+
+    def resume_or_load(self, path: str, *, resume: bool = True) -> dict[str, Any]:
+        """See fvcore's ``Checkpointer``.
+
+        Raises:
+            InputError: if no checkpoint of the run, or not the one at ``path``, can be loaded.
+        """
+        if not (resume and self.has_checkpoint()):
+            return super().resume_or_load(path, resume=False)
+        refusals = []
+        self._resuming = True
+        try:
+            for file in self._from_last_to_first():
+                try:
+                    return self.load(file)
+                except InputError as error:
+                    logger.warning("%s", error)
+                    refusals.append(str(error))
+        finally:
+            self._resuming = False
+        raise InputError(f"There is no checkpoint to resume from: {' '.join(refusals)}")
+
+    def _from_last_to_first(self) -> list[str]:
+        """The run's checkpoints, first the one that was tagged as the last."""
+        others = sorted(
+            Path(self.save_dir).glob("model_*.pth"), key=lambda path: -path.stat().st_mtime_ns
+        )
+        return list(dict.fromkeys([self.get_checkpoint_file(), *map(str, others)]))
 
     def _load_file(self, filename: str) -> Any:
         safe = SimpleNamespace(load=lambda *_args, **_kwargs: load_pickle(filename))
@@ -91,6 +128,8 @@ class PANetCheckpointer(DetectionCheckpointer):
             return super()._load_file(filename)
 
     def _torch_load(self, filename: str) -> Any:
+        if filename.endswith(".safetensors"):
+            return load_safetensors(Path(filename))
         checkpoint = load_checkpoint(Path(filename))
         tensors, _ = split_checkpoint(checkpoint)
         if is_torchvision_resnet(tensors):
@@ -113,6 +152,8 @@ class PANetCheckpointer(DetectionCheckpointer):
         return checkpoint
 
     def _load_model(self, checkpoint: dict[str, Any]) -> Any:
+        if self._resuming:
+            self._refuse_other_models(checkpoint["model"])
         classes = _classes_of(self.dataset)
         source_classes = checkpoint.get("classes") or _classes_of(self.source_dataset)
         if classes and source_classes and classes != source_classes:
@@ -129,7 +170,21 @@ class PANetCheckpointer(DetectionCheckpointer):
                 ", ".join(_describe(*pair) for pair in counterparts.items()) or "none",
                 ", ".join(name for name in classes if name not in counterparts) or "none",
             )
-        return super()._load_model(checkpoint)
+        incompatible = super()._load_model(checkpoint)
+        if dict(self.model.named_parameters()).keys() <= set(incompatible.missing_keys):
+            raise InputError(f"{self._file} has no weights of this model.")
+        return incompatible
+
+    def _refuse_other_models(self, state: dict[str, Any]) -> None:
+        """Resuming needs exactly this model's tensors."""
+        shapes = {name: tuple(tensor.shape) for name, tensor in self.model.state_dict().items()}
+        found = {name: tuple(tensor.shape) for name, tensor in state.items()}
+        different = sorted(n for n in shapes | found if shapes.get(n) != found.get(n))
+        if different:
+            raise InputError(
+                f"{self._file} is not a checkpoint of this model: {different[0]} and "
+                f"{len(different) - 1} other tensors are missing, additional or of another shape."
+            )
 
 
 def _classes_of(dataset: str) -> list[str]:

@@ -4,6 +4,7 @@ A run that was stopped and resumed therefore sees the images, and the augmentati
 undisturbed run would have seen.
 """
 
+import signal
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any, NamedTuple
 
@@ -120,6 +121,12 @@ class TrainLoader(DataLoader[Any]):
             yield batch
 
 
+def _start_worker(worker: int) -> None:
+    # Ctrl-C reaches all processes of a terminal. The trainer is to finish its iteration first.
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    worker_init_reset_seed(worker)
+
+
 def build_train_loader(
     cfg: CfgNode, mapper: Callable[[dict[str, Any]], Any] | None = None
 ) -> DataLoader[Any]:
@@ -171,7 +178,7 @@ def build_train_loader(
         ),
         num_workers=parts["num_workers"],
         collate_fn=trivial_batch_collator,
-        worker_init_fn=worker_init_reset_seed,
+        worker_init_fn=_start_worker,
         # Or starting the workers would take a random number from the iteration that they start in.
         generator=torch.Generator(),
     )

@@ -4,6 +4,7 @@ import logging
 import sys
 import weakref
 from collections.abc import Iterable
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -29,12 +30,15 @@ from panet.data.proposals import proposals_read_safely
 from panet.data.records import one_line_errors
 from panet.deployment import optimize_from_config
 from panet.device import replace_cuda_only_norms
+from panet.errors import InputError
 from panet.evaluation import build_evaluator
 from panet.modeling.choices import check_choice
 from panet.modeling.convolutions import activate_in_place
 
 from .amp import BFloat16Trainer
 from .hooks import ProgressBar, SeedIteration
+from .interruption import StopOnSignal
+from .non_finite import NonFiniteLosses
 from .optimizer import build_optimizer
 
 logger = logging.getLogger(__name__)
@@ -71,17 +75,45 @@ class PANetTrainer(DefaultTrainer):
         self.cfg = cfg
         seed = cfg.SEED if cfg.SEED >= 0 else comm.shared_random_seed()
         self._seed_iteration = SeedIteration(seed)
-        self.register_hooks([self._seed_iteration, *self.build_hooks()])
+        self.register_hooks([self._seed_iteration, *self.build_hooks(), StopOnSignal()])
+        self._non_finite = NonFiniteLosses(model, Path(cfg.OUTPUT_DIR))
 
     def train(self) -> Any:
         """Train from ``start_iter`` to ``max_iter``.
 
         Returns:
             The metrics of the last evaluation, on the main process.
+
+        Raises:
+            InputError: if the data or the run's folder fail, or the loss is infinite or NaN.
+            KeyboardInterrupt, SystemExit: after SIGINT and SIGTERM, once a checkpoint is saved.
         """
+        self._save_config()
         self._trainer.reset_data_loader(self._build_loader_from_start_iter)
-        super().train()
+        try:
+            super().train()
+        except FloatingPointError as error:
+            raise InputError(
+                f"The loss became infinite or NaN at iteration {self.iter}; the images of the "
+                f"batch are listed in {self._non_finite.file}; see that they are right or lower "
+                "SOLVER.BASE_LR, and go on from the last checkpoint with --resume."
+            ) from error
+        except RuntimeError as error:
+            # PyTorch raises it wherever the main process is when a worker dies.
+            if "DataLoader worker" not in str(error):
+                raise
+            raise InputError(
+                "A process that reads the data died, perhaps because memory ran out; lower "
+                "DATALOADER.NUM_WORKERS and go on from the last checkpoint with --resume."
+            ) from error
         return getattr(self, "_last_eval_results", None)
+
+    def _save_config(self) -> None:
+        """Put the configuration beside the checkpoints unless ``default_setup`` has done so."""
+        file = Path(self.cfg.OUTPUT_DIR, "config.yaml")
+        if comm.is_main_process() and not file.exists():
+            file.parent.mkdir(parents=True, exist_ok=True)
+            file.write_text(self.cfg.dump())
 
     def _build_loader_from_start_iter(self) -> Iterable[Any]:
         cfg = self.cfg.clone()

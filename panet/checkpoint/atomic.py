@@ -1,0 +1,46 @@
+"""Writing files that are there as a whole or not at all."""
+
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import IO, Any
+
+from detectron2.utils.file_io import PathManager
+
+
+@contextmanager
+def open_atomically(path: str | Path, mode: str = "wb") -> Iterator[IO[Any]]:
+    """Open a local file for writing; it takes its name, and replaces the old one, at the end.
+
+    After an error, or if the process is killed meanwhile, the old file is as it was.
+
+    Args:
+        path: of the file, in a folder that exists.
+        mode: "wb" or "w".
+    """
+    unfinished = Path(f"{path}.unfinished")
+    try:
+        with unfinished.open(mode) as file:
+            yield file
+            file.flush()
+            os.fsync(file.fileno())
+        unfinished.replace(path)
+    except BaseException as error:
+        unfinished.unlink(missing_ok=True)
+        if isinstance(error, OSError) and error.filename is None:
+            error.filename = str(path)
+        raise
+
+
+class AtomicPathManager:
+    """detectron2's path manager, which writes local files by :func:`open_atomically`."""
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(PathManager, name)
+
+    def open(self, path: str, mode: str = "r", **kwargs: Any) -> Any:
+        """See iopath's ``PathManager.open``."""
+        if mode in ("w", "wb") and "://" not in path:
+            return open_atomically(path, mode)
+        return PathManager.open(path, mode, **kwargs)

@@ -1,0 +1,65 @@
+"""Stopping on Ctrl-C and SIGTERM without losing what was learned."""
+
+import logging
+import signal
+import threading
+from types import FrameType
+from typing import Any
+
+import torch
+from detectron2.engine import HookBase
+from detectron2.utils import comm
+
+logger = logging.getLogger(__name__)
+
+
+class StopOnSignal(HookBase):
+    """Finishes the iteration after SIGINT or SIGTERM, saves a checkpoint, and ends the training.
+
+    It ends by ``KeyboardInterrupt`` or, after SIGTERM, ``SystemExit`` with status 143. In several
+    processes one that got the signal stops all. A second signal has its usual effect at once.
+    """
+
+    def __init__(self) -> None:
+        self._received = 0
+        self._former: dict[int, Any] = {}
+
+    def before_train(self) -> None:
+        if threading.current_thread() is threading.main_thread():
+            for number in (signal.SIGINT, signal.SIGTERM):
+                self._former[number] = signal.signal(number, self._receive)
+
+    def after_train(self) -> None:
+        for number, handler in self._former.items():
+            signal.signal(number, handler)
+        self._former = {}
+
+    def _receive(self, number: int, _frame: FrameType | None) -> None:
+        self._received = number
+        self.after_train()
+        if comm.is_main_process():
+            logger.warning("Stopping after this iteration; a second signal stops at once.")
+
+    def after_step(self) -> None:
+        number = self._received_anywhere()
+        if number == 0 or self.trainer.iter + 1 >= self.trainer.max_iter:
+            return
+        iteration = self.trainer.iter
+        self.trainer.checkpointer.save(f"model_{iteration:07d}", iteration=iteration)
+        if comm.is_main_process():
+            logger.warning(
+                "Stopped after iteration %d, which is saved; --resume goes on from there.",
+                iteration,
+            )
+        if number == signal.SIGINT:
+            raise KeyboardInterrupt
+        raise SystemExit(128 + number)
+
+    def _received_anywhere(self) -> int:
+        """The signal that a process got, 0 if none did; the same in all processes."""
+        if comm.get_world_size() == 1:
+            return self._received
+        device = next(self.trainer.model.parameters()).device
+        received = torch.tensor(self._received, device=device)
+        torch.distributed.all_reduce(received, torch.distributed.ReduceOp.MAX)
+        return int(received)

@@ -1,0 +1,176 @@
+"""Interrupted and failing trainings leave a folder from which they can go on."""
+
+import json
+import os
+import signal
+import time
+from pathlib import Path
+
+import pytest
+import torch
+from detectron2.config import CfgNode
+from detectron2.data import MetadataCatalog
+from detectron2.data.datasets import register_coco_instances
+from detectron2.engine import HookBase, launch
+
+from panet.engine import PANetTrainer
+from panet.errors import InputError
+
+
+class At(HookBase):
+    """Does something after an iteration."""
+
+    def __init__(self, iteration: int, action: object) -> None:
+        self.iteration = iteration
+        self.action = action
+
+    def after_step(self) -> None:
+        if self.trainer.iter == self.iteration:
+            self.action()
+
+
+@pytest.fixture
+def cfg(tiny_cfg: CfgNode) -> CfgNode:
+    tiny_cfg.DATASETS.TEST = ()
+    tiny_cfg.SOLVER.MAX_ITER = 5
+    return tiny_cfg
+
+
+def state(trainer: PANetTrainer) -> dict[str, torch.Tensor]:
+    return {name: tensor.clone() for name, tensor in trainer.model.state_dict().items()}
+
+
+def resumed(cfg: CfgNode) -> PANetTrainer:
+    trainer = PANetTrainer(cfg)
+    trainer.resume_or_load(resume=True)
+    return trainer
+
+
+@pytest.mark.parametrize(
+    ("number", "error"), [(signal.SIGINT, KeyboardInterrupt), (signal.SIGTERM, SystemExit)]
+)
+def test_signals_save_and_a_resumed_run_equals_an_undisturbed_one(
+    cfg: CfgNode, tmp_path: Path, number: signal.Signals, error: type[BaseException]
+) -> None:
+    undisturbed = PANetTrainer(cfg)
+    undisturbed.train()
+    cfg.OUTPUT_DIR = str(tmp_path / "interrupted")
+    torch.manual_seed(0)  # as before the first one
+    trainer = PANetTrainer(cfg)
+    before = signal.getsignal(number)
+    trainer.register_hooks([At(1, lambda: os.kill(os.getpid(), number))])
+    with pytest.raises(error) as end:
+        trainer.train()
+    if error is SystemExit:
+        assert end.value.code == 143
+    assert signal.getsignal(number) is before
+    trainer = resumed(cfg)
+    assert trainer.start_iter in (2, 3)  # the signal came during iteration 1, or right after it
+    trainer.train()
+    expected = state(undisturbed)
+    assert all(torch.equal(value, expected[name]) for name, value in state(trainer).items())
+
+
+def interrupt_one_process(cfg: CfgNode, json_file: str, image_root: str) -> None:
+    register_coco_instances(cfg.DATASETS.TRAIN[0], {}, json_file, image_root)
+    trainer = PANetTrainer(cfg)
+    rank = torch.distributed.get_rank()
+    if rank == 1:
+        trainer.register_hooks([At(1, lambda: os.kill(os.getpid(), signal.SIGTERM))])
+    try:
+        trainer.train()
+    except SystemExit as end:
+        Path(cfg.OUTPUT_DIR, f"status_{rank}").write_text(str(end.code))
+
+
+def test_a_signal_to_one_process_stops_all(cfg: CfgNode) -> None:
+    metadata = MetadataCatalog.get(cfg.DATASETS.TRAIN[0])
+    arguments = (cfg, metadata.json_file, metadata.image_root)
+    launch(interrupt_one_process, 2, dist_url="auto", args=arguments)
+    statuses = [Path(cfg.OUTPUT_DIR, f"status_{rank}").read_text() for rank in (0, 1)]
+    assert statuses == ["143", "143"]
+    assert resumed(cfg).start_iter in (2, 3)
+
+
+def saved_twice(cfg: CfgNode) -> tuple[Path, Path]:
+    cfg.SOLVER.CHECKPOINT_PERIOD = 2
+    cfg.SOLVER.MAX_ITER = 4
+    PANetTrainer(cfg).train()
+    folder = Path(cfg.OUTPUT_DIR)
+    (folder / "model_final.pth").unlink()
+    (folder / "last_checkpoint").write_text("model_0000003.pth")
+    return folder / "model_0000001.pth", folder / "model_0000003.pth"
+
+
+def test_a_truncated_checkpoint_is_named_and_the_one_before_it_used(
+    cfg: CfgNode, caplog: pytest.LogCaptureFixture
+) -> None:
+    first, last = saved_twice(cfg)
+    last.write_bytes(last.read_bytes()[:-1000])
+    assert resumed(cfg).start_iter == 2
+    assert "model_0000003.pth is damaged" in caplog.text
+    first.write_bytes(b"")
+    with pytest.raises(InputError, match=r"model_0000003.pth is damaged.*model_0000001.pth is dam"):
+        resumed(cfg)
+
+
+def test_a_foreign_checkpoint_is_named_and_the_one_before_it_used(
+    cfg: CfgNode, caplog: pytest.LogCaptureFixture
+) -> None:
+    _, last = saved_twice(cfg)
+    torch.save({"model": {"other.weight": torch.zeros(3)}, "iteration": 3}, last)
+    assert resumed(cfg).start_iter == 2
+    assert "model_0000003.pth is not a checkpoint of this model" in caplog.text
+    cfg.MODEL.WEIGHTS = str(last)
+    with pytest.raises(InputError, match=r"model_0000003.pth has no weights of this model"):
+        PANetTrainer(cfg).resume_or_load(resume=False)
+
+
+def test_a_loss_that_is_not_a_number_keeps_the_names_of_its_images(cfg: CfgNode) -> None:
+    cfg.SOLVER.CHECKPOINT_PERIOD = 2
+    trainer = PANetTrainer(cfg)
+
+    def spoil() -> None:
+        trainer.model.roi_heads.box_predictor.cls_score.bias.data.fill_(float("nan"))
+
+    trainer.register_hooks([At(2, spoil)])
+    with pytest.raises(
+        InputError, match=r"infinite or NaN at iteration 3.*non_finite_batch_0.json"
+    ):
+        trainer.train()
+    kept = json.loads(Path(cfg.OUTPUT_DIR, "non_finite_batch_0.json").read_text())
+    assert kept["losses"]["loss_cls"] == "nan"
+    assert len(kept["file_names"]) == cfg.SOLVER.IMS_PER_BATCH
+    assert all(Path(name).is_file() for name in kept["file_names"])
+    assert resumed(cfg).start_iter == 2
+
+
+def test_a_full_disk(cfg: CfgNode) -> None:
+    cfg.SOLVER.CHECKPOINT_PERIOD = 2
+    trainer = PANetTrainer(cfg)
+    full = Path(cfg.OUTPUT_DIR, "model_0000003.pth.unfinished")
+    trainer.register_hooks([At(2, lambda: full.symlink_to("/dev/full"))])
+    with pytest.raises(OSError, match=r"No space left on device: '.*model_0000003.pth'"):
+        trainer.train()
+    assert resumed(cfg).start_iter == 2
+
+
+def test_a_dead_data_worker(cfg: CfgNode) -> None:
+    cfg.DATALOADER.NUM_WORKERS = 1
+    cfg.SOLVER.MAX_ITER = 50
+    cfg.SOLVER.CHECKPOINT_PERIOD = 2
+    trainer = PANetTrainer(cfg)
+
+    def kill_worker() -> None:
+        (child,) = (
+            int(pid)
+            for pid in Path(f"/proc/{os.getpid()}/task/{os.getpid()}/children").read_text().split()
+            if b"resource_tracker" not in Path(f"/proc/{pid}/cmdline").read_bytes()
+        )
+        os.kill(child, signal.SIGKILL)
+        time.sleep(0.5)
+
+    trainer.register_hooks([At(2, kill_worker)])
+    with pytest.raises(InputError, match=r"A process that reads the data died.*NUM_WORKERS"):
+        trainer.train()
+    assert resumed(cfg).start_iter >= 2

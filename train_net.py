@@ -1,6 +1,8 @@
 #!/usr/bin/env python
 """Train or evaluate PANet. See --help, and the README for examples."""
 
+import panet  # noqa: F401  # isort: skip  # first, to silence a warning of PyTorch
+
 import argparse
 from typing import Any
 

@@ -5,6 +5,8 @@ Liu et al., "Path Aggregation Network for Instance Segmentation", CVPR 2018.
 Importing the package registers its backbones, heads and datasets with detectron2.
 """
 
+import warnings
+
 try:
     import detectron2  # noqa: F401
 except ModuleNotFoundError as error:
@@ -16,7 +18,11 @@ except ModuleNotFoundError as error:
         name="detectron2",
     ) from None
 
-from . import data, modeling
+with warnings.catch_warnings():
+    # fvcore and detectron2 compile functions at import, in a way that PyTorch warns of.
+    warnings.filterwarnings("ignore", "`torch.jit.script` is deprecated", FutureWarning)
+    from . import data, modeling
+
 from .config import add_panet_config, load_config
 from .deployment import optimize_for_inference
 from .version import __version__

@@ -6,6 +6,7 @@ from pathlib import Path
 from detectron2.config import CfgNode, get_cfg
 
 from .config_errors import explained_config_errors
+from .data.own import SPLITS, use_own_data
 from .device import fall_back_to_cpu
 from .errors import InputError
 
@@ -64,6 +65,24 @@ def add_panet_config(cfg: CfgNode) -> None:
     # Compile it with torch.compile.
     cfg.TEST.OPTIMIZE.COMPILE = False
 
+    # Data of one's own in COCO's format. If a file is given, DATASETS.TRAIN and DATASETS.TEST
+    # become what is given here, and the numbers of classes and INPUT.MASK_FORMAT what files have.
+    cfg.DATASETS.OWN = CfgNode()
+    for split in SPLITS:
+        cfg.DATASETS.OWN[split] = CfgNode()
+        # The name to register it under.
+        cfg.DATASETS.OWN[split].NAME = f"own_{split.lower()}"
+        # The JSON file; "" for none.
+        cfg.DATASETS.OWN[split].JSON = ""
+        # The folder that the file names in it begin in.
+        cfg.DATASETS.OWN[split].IMAGES = ""
+    # Names of the classes to use; [] for all. Images without any of them stay, see
+    # DATALOADER.FILTER_EMPTY_ANNOTATIONS.
+    cfg.DATASETS.OWN.CLASSES = []
+
+    # At every evaluation in training, so many images with what is predicted go to TensorBoard.
+    cfg.TEST.NUM_PICTURES = 8
+
     # "SGD", as in detectron2, or "AdamW".
     cfg.SOLVER.OPTIMIZER = "SGD"
     # What SOLVER.AMP.ENABLED computes in: "float16", on CUDA only, or "bfloat16".
@@ -73,12 +92,15 @@ def add_panet_config(cfg: CfgNode) -> None:
 def load_config(config_file: str = "", overrides: Sequence[str] = ()) -> CfgNode:
     """A configuration for this machine: without CUDA, ``MODEL.DEVICE`` becomes "cpu".
 
+    Data in ``DATASETS.OWN`` is registered, see :func:`panet.data.own.use_own_data`.
+
     Args:
         config_file: path of a YAML file; "" for the defaults alone.
         overrides: keys and values in turn, as on the command line.
 
     Raises:
-        InputError: if the file is not there or not YAML, or a key or its value is wrong.
+        InputError: if the file is not there or not YAML, or a key or its value is wrong, or
+            data in ``DATASETS.OWN`` is.
     """
     if config_file and not Path(config_file).is_file():
         raise InputError(f"There is no configuration file {config_file}.")
@@ -88,5 +110,6 @@ def load_config(config_file: str = "", overrides: Sequence[str] = ()) -> CfgNode
         if config_file:
             cfg.merge_from_file(config_file)
         cfg.merge_from_list(list(overrides))
+    use_own_data(cfg)
     fall_back_to_cpu(cfg)
     return cfg

@@ -25,9 +25,11 @@ with warnings.catch_warnings():
 
 from .config import add_panet_config, load_config
 from .deployment import optimize_for_inference
+from .prediction import Predictor
 from .version import __version__
 
 __all__ = [
+    "Predictor",
     "__version__",
     "add_panet_config",
     "data",

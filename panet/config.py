@@ -108,7 +108,8 @@ def load_config(config_file: str = "", overrides: Sequence[str] = ()) -> CfgNode
     add_panet_config(cfg)
     with explained_config_errors(cfg):
         if config_file:
-            cfg.merge_from_file(config_file)
+            # Other tags than YAML's own could execute code.
+            cfg.merge_from_file(config_file, allow_unsafe=False)
         cfg.merge_from_list(list(overrides))
     use_own_data(cfg)
     fall_back_to_cpu(cfg)

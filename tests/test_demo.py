@@ -27,7 +27,11 @@ def test_leaves_figures_and_pictures_and_trains_only_once(tmp_path: Path) -> Non
     for task in ("bbox", "segm"):
         assert set(results[task]) == {"AP", "AP50", "AP75", "APs", "APm", "APl"}
     assert results["seconds"]["setup"] == 1.5
-    assert set(results["seconds"]) == {"setup", "data", "training", "evaluation", "pictures"}
+    stages = ["setup", "data", "training", "evaluation", "pictures", "report"]
+    assert list(results["seconds"]) == stages
+    assert "Confusion matrix" in (tmp_path / "report.html").read_text()
+    lines = (tmp_path / "metrics.json").read_text().splitlines()
+    assert [json.loads(line)["iteration"] for line in lines if "segm/AP" in line] == [2]
     assert len(list((tmp_path / "pictures").glob("0*.jpg"))) == 12
     model = (tmp_path / "model_final.pth").stat().st_mtime_ns
 

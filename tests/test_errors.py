@@ -83,6 +83,7 @@ def test_wrong_files(tmp_path: pytest.TempPathFactory) -> None:
     for content, message in (
         ("MODEL:\n  PAFPN:\n    NROM: GN\n", "no configuration key MODEL.PAFPN.NROM"),
         ("MODEL: [1\nSOLVER: 2\n", "own.yaml, line 2 is not valid YAML"),
+        ("A: !!python/object/apply:os.mkdir [trace]\n", "own.yaml, line 1 is not valid YAML"),
         ("_BASE_: gone.yaml\n", r"The configuration file .*gone.yaml cannot be read"),
         ("SOLVER:\n  BASE_LR: [1]\n", "SOLVER.BASE_LR is .*, of type list; it must be .* float"),
     ):

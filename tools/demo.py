@@ -1,5 +1,5 @@
 #!/usr/bin/env python
-"""Train PANet on the embedded dataset, evaluate it and draw what it sees.
+"""Train PANet on the embedded dataset, evaluate it, draw what it sees and report.
 
 An interrupted run is continued; one that finished is only evaluated and drawn again.
 """
@@ -13,12 +13,15 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager, redirect_stdout
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
 from detectron2.config import CfgNode
 from detectron2.data import DatasetCatalog, MetadataCatalog
 from detectron2.engine import default_setup
+from detectron2.evaluation.testing import flatten_results_dict
+from detectron2.utils.events import EventStorage
 from detectron2.utils.logger import setup_logger
 from PIL import Image
 from tabulate import tabulate
@@ -30,6 +33,7 @@ from panet.engine import PANetTrainer
 from panet.engine.hooks import ProgressBar
 from panet.evaluation import draw_comparison
 from panet.model_zoo import get_config_file
+from panet.reporting import read_run, write_report
 
 METRICS = ("AP", "AP50", "AP75", "APs", "APm", "APl")
 NUM_PICTURES = 12
@@ -70,9 +74,12 @@ def main() -> None:
     with stage("training", "Training ..."):
         trainer = train(cfg, resume)
     with stage("evaluation", "Evaluating ..."), redirect_stdout(io.StringIO()):  # pycocotools' own
-        metrics = PANetTrainer.test(cfg, trainer.model)
+        metrics = evaluate(cfg, trainer)
     with stage("pictures", "Drawing predictions ..."):
         draw_pictures(cfg, trainer.model, args.output_dir / "pictures")
+    report = args.output_dir / "report.html"
+    with stage("report", "Writing the report ..."):
+        write_report(read_run(args.output_dir), report)
 
     results = {
         task: {metric: round(metrics[task][metric], 2) for metric in METRICS}
@@ -82,7 +89,8 @@ def main() -> None:
     results_file.write_text(json.dumps({**results, "seconds": seconds}, indent=2) + "\n")
     rows = [[task, *(results[task][metric] for metric in METRICS)] for task in results]
     print(tabulate(rows, headers=["", *METRICS], floatfmt=".1f"))
-    print(f"\nfigures    {results_file}")
+    print(f"\nreport     {report}")
+    print(f"figures    {results_file}")
     print(f"pictures   {args.output_dir / 'pictures'}")
     print(f"model      {args.output_dir / 'model_final.pth'}")
     print(f"log        {args.output_dir / 'log.txt'}")
@@ -114,6 +122,17 @@ def train(cfg: CfgNode, resume: bool) -> PANetTrainer:
     trainer.resume_or_load(resume=resume)
     trainer.train()
     return trainer
+
+
+def evaluate(cfg: CfgNode, trainer: PANetTrainer) -> dict[str, Any]:
+    """Evaluate, and leave metrics and pictures where an evaluation in training leaves them."""
+    with EventStorage(cfg.SOLVER.MAX_ITER) as storage:
+        metrics = PANetTrainer.test(cfg, trainer.model)
+        storage.put_scalars(**flatten_results_dict(metrics), smoothing_hint=False)
+        for writer in trainer.build_writers():
+            writer.write()
+            writer.close()
+    return metrics
 
 
 def draw_pictures(cfg: CfgNode, model: torch.nn.Module, folder: Path) -> None:

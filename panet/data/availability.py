@@ -39,7 +39,7 @@ _SOURCES = {
 }
 """Where datasets come from, by how their names begin."""
 
-_CLASS_KEYS = {
+CLASS_SECTIONS = {
     "GeneralizedRCNN": "ROI_HEADS",
     "PanopticFPN": "ROI_HEADS",
     "RetinaNet": "RETINANET",
@@ -124,7 +124,7 @@ def check_classes(cfg: CfgNode, names: Sequence[str]) -> None:
     Raises:
         InputError: if a dataset has more, or if the datasets have different classes.
     """
-    section = _CLASS_KEYS.get(cfg.MODEL.META_ARCHITECTURE)
+    section = CLASS_SECTIONS.get(cfg.MODEL.META_ARCHITECTURE)
     if section is None or section not in cfg.MODEL:
         return
     num_classes = cfg.MODEL[section].NUM_CLASSES

@@ -17,7 +17,7 @@ from detectron2.engine import (
     TrainerBase,
     create_ddp_model,
 )
-from detectron2.evaluation import DatasetEvaluator
+from detectron2.evaluation import DatasetEvaluator, DatasetEvaluators
 from detectron2.modeling import GeneralizedRCNNWithTTA
 from detectron2.utils import comm
 from detectron2.utils.logger import setup_logger
@@ -31,7 +31,7 @@ from panet.data.records import one_line_errors
 from panet.deployment import optimize_from_config
 from panet.device import replace_cuda_only_norms
 from panet.errors import InputError
-from panet.evaluation import build_evaluator
+from panet.evaluation import PictureRecorder, build_evaluator
 from panet.modeling.choices import check_choice
 from panet.modeling.convolutions import activate_in_place
 
@@ -51,6 +51,7 @@ class PANetTrainer(DefaultTrainer):
     - A resumed run reads the data and draws the random numbers of an undisturbed one.
     - It chooses the evaluator from the dataset, and evaluates with test-time augmentation if
       ``TEST.AUG.ENABLED``.
+    - Its evaluations leave pictures for TensorBoard, see ``TEST.NUM_PICTURES``.
     """
 
     def __init__(self, cfg: CfgNode) -> None:
@@ -175,6 +176,16 @@ class PANetTrainer(DefaultTrainer):
         evaluators: list[DatasetEvaluator] | None = None,
     ) -> dict[str, Any]:
         """Evaluate ``model`` on ``DATASETS.TEST``, see ``DefaultTrainer.test``."""
+        if evaluators is None:
+            evaluators = [
+                DatasetEvaluators(
+                    [
+                        cls.build_evaluator(cfg, dataset),
+                        PictureRecorder(dataset, cfg.TEST.NUM_PICTURES),
+                    ]
+                )
+                for dataset in cfg.DATASETS.TEST
+            ]
         model = optimize_from_config(model, cfg)
         if cfg.TEST.AUG.ENABLED:
             model = GeneralizedRCNNWithTTA(cfg, model)

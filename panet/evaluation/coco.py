@@ -26,6 +26,11 @@ class COCOEvaluator(detectron2.evaluation.COCOEvaluator):
         """
         super().__init__(dataset_name, output_dir=output_dir, use_fast_impl=False, **kwargs)
 
+    @property
+    def json_file(self) -> str:
+        """The path of the ground truth in COCO's format."""
+        return self._metadata.json_file
+
     def evaluate(self, img_ids: Collection[int] | None = None) -> dict[str, Any] | None:
         if not all(isinstance(image_id, int) for image_id in self._coco_api.imgs):
             return super().evaluate(img_ids)

@@ -1,0 +1,79 @@
+"""Pictures of a few test images for TensorBoard, at every evaluation in training."""
+
+import logging
+from typing import Any
+
+import torch
+from detectron2.data import DatasetCatalog, MetadataCatalog
+from detectron2.evaluation import DatasetEvaluator
+from detectron2.utils import comm
+from detectron2.utils.events import get_event_storage, has_event_storage
+
+from panet.errors import InputError
+
+from .pictures import draw_comparison
+
+logger = logging.getLogger(__name__)
+
+
+class PictureRecorder(DatasetEvaluator):
+    """Draws what is predicted for the first images of a dataset, beside their ground truth.
+
+    The pictures go to the event storage of the training that goes on, and from there to
+    TensorBoard; without one, nothing is drawn. In several processes the main one draws those of
+    the images that it predicts for. Whatever fails here is logged, and the evaluation goes on.
+    """
+
+    def __init__(self, dataset_name: str, num_pictures: int, size: int = 512) -> None:
+        """
+        Args:
+            dataset_name: registered.
+            num_pictures: how many images to draw.
+            size: the longest side of an image in its picture, in pixels.
+
+        Raises:
+            InputError: if ``num_pictures`` is negative.
+        """
+        if num_pictures < 0:
+            raise InputError(f"TEST.NUM_PICTURES is {num_pictures}; it must be 0 or more.")
+        self.dataset_name = dataset_name
+        self.num_pictures = num_pictures
+        self.size = size
+        self._records: dict[str, dict[str, Any]] | None = None
+        self._active = False
+
+    def reset(self) -> None:
+        self._active = self.num_pictures > 0 and comm.is_main_process() and has_event_storage()
+
+    def process(self, inputs: list[dict[str, Any]], outputs: list[dict[str, Any]]) -> None:
+        """See ``DatasetEvaluator``; the inputs need "file_name", the outputs "instances"."""
+        if not self._active:
+            return
+        try:
+            for image, output in zip(inputs, outputs):
+                self._record(image["file_name"], output)
+        except Exception:  # whatever it is, the evaluation is worth more
+            logger.warning("The pictures for TensorBoard are left out:", exc_info=True)
+            self._active = False
+
+    def _record(self, file_name: str, output: dict[str, Any]) -> None:
+        if self._records is None:
+            # The loader of test data leaves out the ground truth.
+            first = DatasetCatalog.get(self.dataset_name)[: self.num_pictures]
+            self._records = {record["file_name"]: record for record in first}
+        if file_name not in self._records or "instances" not in output:
+            return
+        record = self._records[file_name]
+        instances = output["instances"]
+        picture = draw_comparison(
+            record,
+            instances,
+            MetadataCatalog.get(self.dataset_name),
+            scale=self.size / max(instances.image_size),
+        )
+        number = list(self._records).index(file_name)
+        name = f"{self.dataset_name}/{number:03d}"
+        get_event_storage().put_image(name, torch.from_numpy(picture).permute(2, 0, 1))
+
+    def evaluate(self) -> dict[str, Any]:
+        return {}

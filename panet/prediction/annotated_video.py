@@ -1,0 +1,54 @@
+"""Videos of what was found in videos."""
+
+from collections.abc import Sequence
+from contextlib import suppress
+
+import cv2
+
+from panet.errors import InputError
+
+from .folder import ResultsFolder, frame_name, stamp_of
+from .inputs import Source
+
+
+def write_annotated_videos(sources: Sequence[Source], folder: ResultsFolder) -> None:
+    """Put the pictures of the frames of each video together, unless that is done.
+
+    Args:
+        sources: of which only the videos count whose frames are all there.
+        folder: with their pictures.
+
+    Raises:
+        InputError: if OpenCV cannot encode here.
+    """
+    for source in sources:
+        if source.is_video and not folder.annotated_video(source.name).exists():
+            with suppress(OSError):  # the source is gone or cannot be read
+                _write(source, folder, stamp_of(source.path))
+
+
+def _write(source: Source, folder: ResultsFolder, stamp: str) -> None:
+    video = folder.load_video(source.name, stamp)
+    if video is None:
+        return
+    target = folder.annotated_video(source.name)
+    unfinished = target.with_suffix(".unfinished.mp4")
+    target.parent.mkdir(parents=True, exist_ok=True)
+    writer = cv2.VideoWriter()
+    try:
+        for number in range(1, video["frames"] + 1):
+            picture = cv2.imread(str(folder.picture(frame_name(source.name, number))))
+            if picture is None:
+                return  # somebody has deleted it
+            if not writer.isOpened():
+                height, width = picture.shape[:2]
+                code = cv2.VideoWriter.fourcc(*"mp4v")
+                writer.open(str(unfinished), code, video["frames_per_second"], (width, height))
+                if not writer.isOpened():
+                    raise InputError(
+                        f"OpenCV cannot encode {target} on this machine; add --no-pictures."
+                    )
+            writer.write(picture)
+    finally:
+        writer.release()
+    unfinished.replace(target)

@@ -1,0 +1,38 @@
+"""What a model finds, in COCO's format of results."""
+
+from collections.abc import Sequence
+from typing import Any
+
+from detectron2.evaluation.coco_evaluation import instances_to_coco_json
+from detectron2.structures import Instances
+
+Category = dict[str, Any]
+"""Its "id" and "name", as in COCO's files."""
+
+
+def to_detections(instances: Instances, categories: Sequence[Category]) -> list[dict[str, Any]]:
+    """The entries of a COCO results file for one image, but for the "image_id".
+
+    Args:
+        instances: as a model outputs them, on the CPU.
+        categories: of the model's classes, in their order.
+
+    Returns:
+        For each instance "category_id", its name "category", "bbox" as [x, y, width, height] in
+        pixels, "score" and, if it has a mask, "segmentation" as compressed run lengths.
+    """
+    detections = []
+    for found in instances_to_coco_json(instances, 0):
+        category = categories[found["category_id"]]
+        detection = {
+            "category_id": category["id"],
+            "category": category["name"],
+            "bbox": [round(value, 3) for value in found["bbox"]],
+            "score": round(found["score"], 6),
+        }
+        if "segmentation" in found:
+            height, width = found["segmentation"]["size"]
+            counts = found["segmentation"]["counts"]
+            detection["segmentation"] = {"size": [int(height), int(width)], "counts": counts}
+        detections.append(detection)
+    return detections

@@ -1,0 +1,6 @@
+"""The report on a run: one HTML page with its curves, figures and mistakes."""
+
+from .page import write_report
+from .run import read_run
+
+__all__ = ["read_run", "write_report"]

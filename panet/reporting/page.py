@@ -1,0 +1,187 @@
+"""The page itself: what a run has, put into the template."""
+
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import jinja2
+import numpy as np
+
+from panet.errors import InputError
+from panet.version import __version__
+
+from . import charts
+from .accuracy import METRICS, Accuracy, measure
+from .confusion import Confusion, compare
+from .detections import Detections, read_detections
+from .examples import Example, draw_examples
+from .run import Metrics, Run
+
+TASKS = {"bbox": "box", "segm": "mask"}
+
+
+@dataclass
+class Chart:
+    """A picture, or the sentence that stands in its place.
+
+    Attributes:
+        title: above it.
+        picture: a data URI.
+        note: below it, or in its place.
+    """
+
+    title: str
+    picture: str | None = None
+    note: str = ""
+
+
+@dataclass
+class Evaluation:
+    """What the predictions of a run tell.
+
+    Attributes:
+        note: why there is nothing, if so.
+        dataset: the name of the test data and how large it is.
+        metrics: a row for each task: its name, and its metrics.
+        classes: a row for each class: its name, its number of objects, and its AP for each task.
+        curves: one for each task.
+        matrix: the confusion matrix.
+        mistakes: headings, sentences below these, and examples.
+    """
+
+    note: str = ""
+    dataset: str = ""
+    metrics: list[list[str]] = field(default_factory=list)
+    classes: list[list[str]] = field(default_factory=list)
+    curves: list[Chart] = field(default_factory=list)
+    matrix: Chart | None = None
+    mistakes: list[tuple[str, str, list[Example]]] = field(default_factory=list)
+
+
+def write_report(
+    run: Run, output: Path, num_examples: int = 6, min_score: float = 0.5, min_iou: float = 0.5
+) -> None:
+    """Write one HTML page that needs no other file and no network.
+
+    What the run lacks is left out, with a sentence that says so.
+
+    Args:
+        run: what to report on.
+        output: the page's path; its folder is made if need be.
+        num_examples: how many misses and how many false alarms to draw.
+        min_score: of the predictions in the confusion matrix, from 0 to 1.
+        min_iou: of boxes that belong together there, above 0 and up to 1.
+
+    Raises:
+        InputError: if one of the numbers is out of its range.
+    """
+    if num_examples < 0:
+        raise InputError(f"The number of examples is {num_examples}; it must be 0 or more.")
+    if not 0 <= min_score <= 1:
+        raise InputError(f"The score threshold is {min_score}; it must be from 0 to 1.")
+    if not 0 < min_iou <= 1:
+        raise InputError(f"The IoU threshold is {min_iou}; it must be above 0 and at most 1.")
+    environment = jinja2.Environment(
+        loader=jinja2.FileSystemLoader(Path(__file__).parent),
+        autoescape=True,
+        undefined=jinja2.StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    page = environment.get_template("page.html").render(
+        name=run.folder.resolve().name,
+        version=__version__,
+        facts=run.facts,
+        config=run.config_text,
+        training=training_charts(run.metrics),
+        evaluation=evaluate(run, num_examples, min_score, min_iou),
+        metric_names=METRICS,
+    )
+    output.parent.mkdir(parents=True, exist_ok=True)
+    output.write_text(page, encoding="utf-8")
+
+
+def training_charts(metrics: Metrics) -> list[Chart]:
+    """What metrics.json tells of the training."""
+    if not metrics:
+        return [Chart("Losses", note="The run has no metrics.json, so there are no curves.")]
+    losses = Chart("Losses", charts.draw_losses(metrics))
+    if losses.picture is None:
+        losses.note = "metrics.json has no losses."
+    rate = Chart("Learning rate", charts.draw_learning_rate(metrics))
+    if rate.picture is None:
+        rate.note = "metrics.json has no learning rate."
+    iterations = charts.evaluated_iterations(metrics)
+    ap = Chart("AP over time")
+    if len(iterations) > 1:
+        ap.picture = charts.draw_ap_over_time(metrics)
+    else:
+        found = f"one AP, at iteration {iterations[0]:,}" if iterations else "no AP"
+        ap.note = f"metrics.json has {found}; TEST.EVAL_PERIOD evaluates during the training."
+    return [losses, rate, ap]
+
+
+def evaluate(run: Run, num_examples: int, min_score: float, min_iou: float) -> Evaluation:
+    """What the predictions of a run tell, see :func:`write_report`."""
+    try:
+        detections = read_detections(run.folder, run.cfg)
+    except InputError as error:
+        return Evaluation(note=str(error))
+    tasks = TASKS if detections.has_masks else {"bbox": TASKS["bbox"]}
+    accuracy = {name: measure(detections, task) for task, name in tasks.items()}  # type: ignore[arg-type]
+    confusion = compare(detections, min_score, min_iou)
+    classes = list(detections.categories.values())
+    return Evaluation(
+        dataset=f"{detections.dataset}: {len(detections.content['images']):,} images, "
+        f"{len(detections.content['annotations']):,} objects",
+        metrics=[
+            [name, *(_number(x) for x in of_task.metrics.values())]
+            for name, of_task in accuracy.items()
+        ],
+        classes=_class_rows(detections, accuracy),
+        curves=[
+            Chart(f"Precision and recall, {name}", charts.draw_precision_recall(of_task, classes))
+            for name, of_task in accuracy.items()
+        ],
+        matrix=Chart(
+            "Confusion matrix",
+            charts.draw_confusion(confusion),
+            f"Predictions with a score of at least {min_score:g}, matched with objects by boxes "
+            f"with an IoU of at least {min_iou:g}, whatever their classes. The last row is "
+            "predictions where no object is, or none that is left; the last column is objects "
+            "without a prediction.",
+        ),
+        mistakes=_mistakes(detections, confusion, num_examples, min_score),
+    )
+
+
+def _class_rows(detections: Detections, accuracy: dict[str, Accuracy]) -> list[list[str]]:
+    rows = []
+    for i, (category, name) in enumerate(detections.categories.items()):
+        objects = sum(item["category_id"] == category for item in detections.content["annotations"])
+        rows.append(
+            [name, f"{objects:,}", *(_number(task.class_ap[i]) for task in accuracy.values())]
+        )
+    return rows
+
+
+def _mistakes(
+    detections: Detections, confusion: Confusion, number: int, min_score: float
+) -> list[tuple[str, str, list[Example]]]:
+    sections = []
+    if number > 0:
+        for title, mistakes in (
+            ("Largest misses", confusion.misses),
+            ("Most confident false alarms", confusion.false_alarms),
+        ):
+            examples: list[Example] = []
+            note = f"{min(number, len(mistakes)):,} of {len(mistakes):,}, framed."
+            try:
+                examples = draw_examples(mistakes[:number], detections, min_score)
+            except InputError as error:
+                note = str(error)
+            sections.append((title, note, examples))
+    return sections
+
+
+def _number(value: float) -> str:
+    return "\N{EN DASH}" if np.isnan(value) else f"{value:.1f}"

@@ -1,0 +1,209 @@
+#!/usr/bin/env python
+"""Find instances in images and videos, and write them into a folder.
+
+Inputs are images, videos, folders, which are searched to the bottom, and patterns. The folder gets
+
+  results.json     all instances, in COCO's format of results, with file names and categories
+  images.json      the images and categories that belong to it, as COCO's API reads them
+  records/         the same for each image, written as soon as it is done
+  pictures/        each image, or frame of a video, with what was found in it
+  videos/          annotated videos
+  unreadable.txt   what could not be read, and why
+
+The same command goes on after an interruption, and adds new or changed images. The exit status is 1
+if an image could not be read.
+"""
+
+import argparse
+import multiprocessing
+import os
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from multiprocessing.sharedctypes import Synchronized
+from pathlib import Path
+from threading import Event, Thread
+
+from detectron2.config import CfgNode
+from detectron2.engine import launch
+from detectron2.utils import comm
+from tqdm import tqdm
+
+from panet.device import check_gpus, keep_freed_memory, limit_cpu_threads
+from panet.errors import InputError, add_debug_argument, exit_on_input_error
+from panet.prediction import Predictor, prediction_config
+from panet.prediction.annotated_video import write_annotated_videos
+from panet.prediction.folder import ResultsFolder
+from panet.prediction.inputs import Source, find_files, name_sources
+from panet.prediction.merging import merge
+from panet.prediction.running import count_images, predict_share, unfinished_sources
+from panet.prediction.settings import prediction_settings
+from panet.prediction.starting import locked, start
+
+
+def parse_arguments() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        usage="%(prog)s [options] INPUT [INPUT ...] [--opts KEY VALUE ...]",
+    )
+    parser.add_argument("inputs", nargs="+", metavar="INPUT", help="images, videos, folders, 'a*'")
+    parser.add_argument(
+        "--config-file", required=True, help="a file, or a name of panet.model_zoo.list_configs()"
+    )
+    parser.add_argument("--weights", default="", help="by default MODEL.WEIGHTS of the config")
+    parser.add_argument("--output", type=Path, required=True, help="the folder to write to")
+    parser.add_argument(
+        "--score-threshold",
+        type=float,
+        default=0.5,
+        help="leave out what has a lower score (0.5); 0.05 to compute an average precision",
+    )
+    parser.add_argument(
+        "--batch-size", type=int, default=1, help="images of like size to compute at once"
+    )
+    parser.add_argument("--no-pictures", action="store_true", help="draw no pictures and videos")
+    parser.add_argument("--masks", action="store_true", help="write a PNG file for every instance")
+    parser.add_argument("--csv", action="store_true", help="write results.csv too")
+    parser.add_argument(
+        "--start-over", action="store_true", help="delete results that are in the folder"
+    )
+    parser.add_argument("--num-gpus", type=int, default=1, help="processes, also without GPUs")
+    parser.add_argument("--dist-url", default="auto")
+    add_debug_argument(parser)
+    parser.add_argument(
+        "--opts",
+        nargs=argparse.REMAINDER,
+        default=[],
+        help="at the end: configuration KEY VALUE pairs, such as TEST.OPTIMIZE.DTYPE bfloat16",
+    )
+    return parser.parse_args()
+
+
+def main(args: argparse.Namespace) -> int:
+    for flag, number in (("--batch-size", args.batch_size), ("--num-gpus", args.num_gpus)):
+        if number < 1:
+            raise InputError(f"{flag} is {number}; it must be at least 1.")
+    check_gpus(args.num_gpus)
+    cfg = prediction_config(args.config_file, args.weights, args.score_threshold, args.opts)
+    settings = prediction_settings(cfg)
+    files = find_files(args.inputs, excluded=args.output)
+    folder = ResultsFolder(args.output, not args.no_pictures, args.masks)
+    with locked(args.output):
+        root = start(args.output, settings, files, args.start_over)
+        sources = name_sources(files, root)
+        predict(args, cfg, folder, sources)
+        if folder.with_pictures:
+            write_annotated_videos(sources, folder)
+        summary = merge(folder, args.csv)
+    print(f"instances  {summary.detections} in {summary.images} images or frames")
+    print(f"results    {args.output / 'results.json'}")
+    return report_unreadable(folder, sources)
+
+
+def predict(
+    args: argparse.Namespace, cfg: CfgNode, folder: ResultsFolder, sources: list[Source]
+) -> None:
+    """Have the processes do what is not done yet."""
+    folder.unreadable_list.write_text("")
+    unfinished = unfinished_sources(sources, folder)
+    total = count_images(sources)
+    before = total - count_images(unfinished)
+    counter = multiprocessing.get_context("spawn").Value("q", before)
+    if unfinished:
+        with progress_bar(total, before, counter):
+            launch(
+                predict_in_process,
+                args.num_gpus,
+                dist_url=args.dist_url,
+                args=(cfg, folder, unfinished, args.batch_size, counter),
+            )
+
+
+@exit_on_input_error()
+def predict_in_process(
+    cfg: CfgNode,
+    folder: ResultsFolder,
+    sources: list[Source],
+    batch_size: int,
+    counter: "Synchronized[int]",
+) -> None:
+    end_with_parent()
+    if cfg.MODEL.DEVICE == "cpu":
+        limit_cpu_threads(comm.get_local_size())
+        keep_freed_memory()
+    predictor = Predictor(cfg)
+    if comm.is_main_process():
+        folder.write_categories(predictor.categories)
+    predict_share(
+        predictor,
+        folder,
+        sources,
+        batch_size=batch_size,
+        rank=comm.get_rank(),
+        processes=comm.get_world_size(),
+        counter=counter,
+    )
+
+
+def end_with_parent() -> None:
+    """Let no process go on writing after a kill of the one that holds the folder's lock."""
+    parent = multiprocessing.parent_process()
+    if parent is None:
+        return
+
+    def wait() -> None:
+        parent.join()
+        os._exit(1)
+
+    Thread(target=wait, daemon=True).start()
+
+
+@contextmanager
+def progress_bar(total: int, before: int, counter: "Synchronized[int]") -> Iterator[None]:
+    """Show what all processes together have done."""
+    finished = Event()
+    with tqdm(total=total, initial=before, unit="image") as bar:
+
+        def catch_up() -> None:
+            if counter.value > bar.n:
+                bar.update(counter.value - bar.n)
+
+        def follow() -> None:
+            while not finished.wait(0.2):
+                catch_up()
+
+        thread = Thread(target=follow, daemon=True)
+        thread.start()
+        try:
+            yield
+        finally:
+            finished.set()
+            thread.join()
+            catch_up()
+
+
+def report_unreadable(folder: ResultsFolder, sources: list[Source]) -> int:
+    """Say what could not be read; the exit status."""
+    lines = sorted(folder.unreadable_list.read_text(errors="surrogateescape").splitlines())
+    if not lines:
+        folder.unreadable_list.unlink()
+        return 0
+    folder.unreadable_list.write_text("\n".join(lines) + "\n", errors="surrogateescape")
+    what = "images and videos" if any(source.is_video for source in sources) else "images"
+    print(
+        f"{len(lines)} of {len(sources)} {what} could not be read, see {folder.unreadable_list}",
+        file=sys.stderr,
+    )
+    return 1
+
+
+if __name__ == "__main__":
+    try:
+        with exit_on_input_error():
+            status = main(parse_arguments())
+    except SystemExit as error:
+        if error.code == 130:
+            print("The same command goes on from here.", file=sys.stderr)
+        raise
+    sys.exit(status)

@@ -1,6 +1,7 @@
 """Stopping on Ctrl-C and SIGTERM without losing what was learned."""
 
 import logging
+import os
 import signal
 import threading
 from types import FrameType
@@ -25,6 +26,7 @@ class StopOnSignal(HookBase):
         self._former: dict[int, Any] = {}
 
     def before_train(self) -> None:
+        self._process = os.getpid()
         if threading.current_thread() is threading.main_thread():
             for number in (signal.SIGINT, signal.SIGTERM):
                 self._former[number] = signal.signal(number, self._receive)
@@ -35,6 +37,11 @@ class StopOnSignal(HookBase):
         self._former = {}
 
     def _receive(self, number: int, _frame: FrameType | None) -> None:
+        if os.getpid() != self._process:
+            # A fork has inherited this, such as a worker of a pool, which is ended by SIGTERM.
+            signal.signal(number, signal.SIG_DFL)
+            os.kill(os.getpid(), number)
+            return
         self._received = number
         self.after_train()
         if comm.is_main_process():

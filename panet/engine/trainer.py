@@ -166,6 +166,7 @@ class PANetTrainer(DefaultTrainer):
 
     @classmethod
     def build_evaluator(cls, cfg: CfgNode, dataset_name: str) -> DatasetEvaluator:
+        check_datasets(cfg, (dataset_name,))
         return build_evaluator(cfg, dataset_name)
 
     @classmethod

@@ -1,6 +1,7 @@
 """Interrupted and failing trainings leave a folder from which they can go on."""
 
 import json
+import multiprocessing
 import os
 import signal
 import time
@@ -69,6 +70,20 @@ def test_signals_save_and_a_resumed_run_equals_an_undisturbed_one(
     trainer.train()
     expected = state(undisturbed)
     assert all(torch.equal(value, expected[name]) for name, value in state(trainer).items())
+
+
+def test_signals_end_forks_as_ever(cfg: CfgNode) -> None:
+    fork = multiprocessing.get_context("fork").Process(target=time.sleep, args=(60,))
+
+    def end_a_fork() -> None:
+        fork.start()
+        fork.terminate()
+        fork.join(10)
+
+    trainer = PANetTrainer(cfg)
+    trainer.register_hooks([At(1, end_a_fork)])
+    trainer.train()
+    assert fork.exitcode == -signal.SIGTERM
 
 
 def interrupt_one_process(cfg: CfgNode, json_file: str, image_root: str) -> None:

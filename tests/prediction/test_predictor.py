@@ -117,7 +117,8 @@ def test_the_checkpoints_classes_count(tiny_cfg: CfgNode, tmp_path: Path) -> Non
 def test_classes_without_names_in_the_checkpoint(tiny_cfg: CfgNode, tmp_path: Path) -> None:
     small = write_model(tiny_cfg, tmp_path / "nameless")
     files = str(small.config_file), str(small.weights)
-    assert Predictor.from_name(*files).classes == ["1", "2", "3", "4"]
+    unknown = ["DATASETS.TRAIN", "('unknown',)"]
+    assert Predictor.from_name(*files, None, unknown).classes == ["1", "2", "3", "4"]
     known = ["DATASETS.TRAIN", "('shapes_train',)"]
     assert Predictor.from_name(*files, None, known).classes == list(CLASSES)
     other = ["DATASETS.TRAIN", "('coco_2017_train',)"]  # has 80

@@ -20,6 +20,7 @@ from detectron2.engine import (
 from detectron2.evaluation import DatasetEvaluator, DatasetEvaluators
 from detectron2.modeling import GeneralizedRCNNWithTTA
 from detectron2.utils import comm
+from detectron2.utils.events import has_event_storage
 from detectron2.utils.logger import setup_logger
 from torch import nn
 
@@ -166,8 +167,11 @@ class PANetTrainer(DefaultTrainer):
 
     @classmethod
     def build_evaluator(cls, cfg: CfgNode, dataset_name: str) -> DatasetEvaluator:
-        check_datasets(cfg, (dataset_name,))
-        return build_evaluator(cfg, dataset_name)
+        evaluator = build_evaluator(cfg, dataset_name)
+        if not has_event_storage():  # not within a training
+            return evaluator
+        pictures = PictureRecorder(dataset_name, cfg.TEST.NUM_PICTURES)
+        return DatasetEvaluators([evaluator, pictures])
 
     @classmethod
     def test(
@@ -177,16 +181,6 @@ class PANetTrainer(DefaultTrainer):
         evaluators: list[DatasetEvaluator] | None = None,
     ) -> dict[str, Any]:
         """Evaluate ``model`` on ``DATASETS.TEST``, see ``DefaultTrainer.test``."""
-        if evaluators is None:
-            evaluators = [
-                DatasetEvaluators(
-                    [
-                        cls.build_evaluator(cfg, dataset),
-                        PictureRecorder(dataset, cfg.TEST.NUM_PICTURES),
-                    ]
-                )
-                for dataset in cfg.DATASETS.TEST
-            ]
         model = optimize_from_config(model, cfg)
         if cfg.TEST.AUG.ENABLED:
             model = GeneralizedRCNNWithTTA(cfg, model)

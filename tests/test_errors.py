@@ -2,6 +2,7 @@
 
 import errno
 import sys
+from pathlib import Path
 
 import pytest
 import torch
@@ -76,7 +77,7 @@ def test_wrong_keys_and_values(overrides: list[str], message: str) -> None:
         load_config("", overrides)
 
 
-def test_wrong_files(tmp_path: pytest.TempPathFactory) -> None:
+def test_wrong_files(tmp_path: Path) -> None:
     path = tmp_path / "own.yaml"
     with pytest.raises(InputError, match=r"no configuration file .*own.yaml"):
         load_config(str(path))

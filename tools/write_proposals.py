@@ -23,6 +23,7 @@ from tqdm import tqdm
 
 from panet import model_zoo
 from panet.checkpoint import build_checkpointer
+from panet.checkpoint.atomic import open_atomically
 from panet.config import load_config
 from panet.data.availability import check_datasets
 from panet.deployment import optimize_from_config
@@ -119,10 +120,8 @@ def write(proposals: list[Proposals], file: Path) -> None:
         "bbox_mode": int(BoxMode.XYXY_ABS),
     }
     file.parent.mkdir(parents=True, exist_ok=True)
-    partial = file.with_suffix(".partial")
-    with partial.open("wb") as stream:
+    with open_atomically(file) as stream:
         pickle.dump(content, stream, protocol=4)
-    partial.rename(file)
 
 
 if __name__ == "__main__":

@@ -20,6 +20,7 @@ from .atomic import AtomicPathManager
 from .class_transfer import match_classes, transfer_classes
 from .reading import load_checkpoint, split_checkpoint
 from .safe_pickle import load_pickle
+from .source import rename_tensor
 from .systems import SOURCES
 from .torchvision_resnet import is_torchvision_resnet, resnet_modules
 from .weights import load_safetensors
@@ -134,14 +135,9 @@ class PANetCheckpointer(DetectionCheckpointer):
         tensors, _ = split_checkpoint(checkpoint)
         if is_torchvision_resnet(tensors):
             modules = resnet_modules("")
-            parts = {name: name.rpartition(".") for name in tensors}
-            return {
-                "model": {
-                    f"{modules[module]}.{parameter}": tensors[name]
-                    for name, (module, _, parameter) in parts.items()
-                    if module in modules
-                }
-            }
+            renamed = {rename_tensor(name, modules): tensor for name, tensor in tensors.items()}
+            renamed.pop(None, None)  # its classifier
+            return {"model": renamed}
         for system in SOURCES.values():
             known = [name for name in tensors if system.rename(name) is not None]
             if len(known) > len(tensors) / 2:

@@ -1,12 +1,11 @@
 """Checkpoints of mmdetection's two-stage detectors with its PAFPN neck."""
 
 from collections.abc import Mapping
+from functools import partial
 
 from torch import Tensor
 
-from panet.errors import InputError
-
-from .source import Source, Tensors
+from .source import Source, Tensors, has_module, model_options, refuse
 from .torchvision_resnet import bottleneck_depth, resnet_modules
 
 
@@ -40,9 +39,7 @@ def _heads() -> dict[str, str]:
 
 
 def _recognize(tensors: Mapping[str, Tensor]) -> tuple[str, list[str]]:
-    def has(module: str) -> bool:
-        return any(name.startswith(f"{module}.") for name in tensors)
-
+    has = partial(has_module, tensors)
     wrong = {
         "no modules named backbone and neck, as mmdetection's detectors have": not (
             has("backbone") and has("neck")
@@ -59,24 +56,19 @@ def _recognize(tensors: Mapping[str, Tensor]) -> tuple[str, list[str]]:
             "roi_head.bbox_head.shared_fcs.1"
         ),
     }
-    for what, is_so in wrong.items():
-        if is_so:
-            raise InputError(f"it has {what}.")
+    refuse(wrong)
     options: list[str] = []
     if has("roi_head.mask_head"):
         mask_head = {"NAME": "MaskRCNNConvUpsampleHead", "NORM": "''", "POOLER_SAMPLING_RATIO": "0"}
         options += ["MODEL.MASK_ON", "True"]
         for key, value in mask_head.items():
             options += [f"MODEL.ROI_MASK_HEAD.{key}", value]
-    depth = bottleneck_depth(tensors, "backbone.layer3.")
-    if depth != 50:
-        options += ["MODEL.RESNETS.DEPTH", str(depth)]
-    scores = tensors.get("roi_head.bbox_head.fc_cls.bias")
-    boxes = tensors.get("roi_head.bbox_head.fc_reg.bias")
-    if scores is not None and len(scores) != 81:
-        options += ["MODEL.ROI_HEADS.NUM_CLASSES", str(len(scores) - 1)]
-    if scores is not None and boxes is not None and len(boxes) == 4 < 4 * (len(scores) - 1):
-        options += ["MODEL.ROI_BOX_HEAD.CLS_AGNOSTIC_BBOX_REG", "True"]
+    options += model_options(
+        bottleneck_depth(tensors, "backbone.layer3."),
+        tensors.get("roi_head.bbox_head.fc_cls.bias"),
+        tensors.get("roi_head.bbox_head.fc_reg.bias"),
+        agnostic_rows=4,
+    )
     return "pafpn/faster_rcnn_R50_PAFPN_1x.yaml", options
 
 

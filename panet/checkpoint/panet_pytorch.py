@@ -1,13 +1,12 @@
 """Checkpoints of the authors' PyTorch release, built on Detectron.pytorch."""
 
 from collections.abc import Mapping
+from functools import partial
 
 import torch
 from torch import Tensor
 
-from panet.errors import InputError
-
-from .source import Source, Tensors
+from .source import Source, Tensors, has_module, model_options, refuse
 from .torchvision_resnet import STAGES, bottleneck_depth, resnet_modules
 
 _BODY = "Conv_Body.conv_body."
@@ -78,9 +77,7 @@ def _heads() -> dict[str, str]:
 
 
 def _recognize(tensors: Mapping[str, Tensor]) -> tuple[str, list[str]]:
-    def has(module: str) -> bool:
-        return any(name.startswith(f"{module}.") for name in tensors)
-
+    has = partial(has_module, tensors)
     wrong = {
         "no backbone under Conv_Body.conv_body, as the authors' release has": not has(_BODY[:-1]),
         "no bottom-up path (Conv_Body.panet_buttomup_conv1_modules): it is a plain FPN": not has(
@@ -97,9 +94,7 @@ def _recognize(tensors: Mapping[str, Tensor]) -> tuple[str, list[str]]:
             has("Mask_Head") and not (has("Mask_Head.mask_conv1") and has("Mask_Head.mask_fc"))
         ),
     }
-    for what, is_so in wrong.items():
-        if is_so:
-            raise InputError(f"it has {what}.")
+    refuse(wrong)
     fully_connected = has("Box_Head.fc1.0")
     options: list[str] = []
     if has("Mask_Head"):
@@ -112,14 +107,12 @@ def _recognize(tensors: Mapping[str, Tensor]) -> tuple[str, list[str]]:
         config = "official/e2e_panet_R-50-FPN_1x_det_2fc.yaml"
     else:
         config = "official/e2e_panet_R-50-FPN_1x_det.yaml"
-    depth = bottleneck_depth(tensors, f"{_BODY}res4.")
-    if depth != 50:
-        options += ["MODEL.RESNETS.DEPTH", str(depth)]
-    scores, boxes = tensors.get("Box_Outs.cls_score.bias"), tensors.get("Box_Outs.bbox_pred.bias")
-    if scores is not None and len(scores) != 81:
-        options += ["MODEL.ROI_HEADS.NUM_CLASSES", str(len(scores) - 1)]
-    if scores is not None and boxes is not None and len(boxes) == 8 < 4 * len(scores):
-        options += ["MODEL.ROI_BOX_HEAD.CLS_AGNOSTIC_BBOX_REG", "True"]
+    options += model_options(
+        bottleneck_depth(tensors, f"{_BODY}res4."),
+        tensors.get("Box_Outs.cls_score.bias"),
+        tensors.get("Box_Outs.bbox_pred.bias"),
+        agnostic_rows=8,  # the background's too
+    )
     return config, options
 
 

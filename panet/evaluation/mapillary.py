@@ -12,6 +12,7 @@ from iopath.common.file_io import file_lock
 from pycocotools import mask as rle
 from tqdm import tqdm
 
+from panet.checkpoint.atomic import open_atomically
 from panet.data.instance_map import encode_objects, object_class, read_instance_map
 
 from .coco import COCOEvaluator
@@ -62,9 +63,8 @@ def write_ground_truth(dataset_name: str, folder: Path) -> Path:
         if not json_file.exists():
             logger.info("Writing the ground truth of %s to %s ...", dataset_name, json_file)
             content = _in_coco_format(records, MetadataCatalog.get(dataset_name).thing_classes)
-            partial = json_file.with_suffix(".partial")
-            partial.write_text(json.dumps(content))
-            partial.rename(json_file)
+            with open_atomically(json_file, "w") as file:
+                json.dump(content, file)
     return json_file
 
 

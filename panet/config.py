@@ -9,6 +9,7 @@ from .config_errors import explained_config_errors
 from .data.own import SPLITS, use_own_data
 from .device import fall_back_to_cpu
 from .errors import InputError
+from .modeling.timm_backbone import use_own_normalization
 
 
 def add_panet_config(cfg: CfgNode) -> None:
@@ -22,6 +23,23 @@ def add_panet_config(cfg: CfgNode) -> None:
     cfg.MODEL.PAFPN.NORM = ""
     # Give its convolutions a bias even where a norm follows, as the authors' release does.
     cfg.MODEL.PAFPN.CONV_BIAS = False
+
+    # A network of timm as the backbone, of "build_timm_pafpn_backbone" or, without the pyramid,
+    # "build_timm_backbone".
+    cfg.MODEL.TIMM = CfgNode()
+    # Any that has features of the strides of MODEL.FPN.IN_FEATURES, with the tag of its weights or
+    # without, e.g. "convnext_tiny.fb_in1k".
+    cfg.MODEL.TIMM.NAME = ""
+    # Load timm's weights, from its cache or the network, unless MODEL.WEIGHTS names others.
+    cfg.MODEL.TIMM.PRETRAINED = False
+    # Indices of timm's features to take instead of the last ones of their strides.
+    cfg.MODEL.TIMM.OUT_INDICES = ()
+    # What becomes of the batch norms: "" to leave them, "FrozenBN", "SyncBN" or "naiveSyncBN".
+    cfg.MODEL.TIMM.NORM = ""
+    # Further arguments of the model, such as drop_path_rate.
+    cfg.MODEL.TIMM.ARGUMENTS = CfgNode(new_allowed=True)
+    # Set INPUT.FORMAT, MODEL.PIXEL_MEAN and MODEL.PIXEL_STD to what the model was trained with.
+    cfg.MODEL.TIMM.OWN_NORMALIZATION = True
 
     # Adaptive feature pooling, for the box and the mask head.
     cfg.MODEL.ADAPTIVE_POOLING = CfgNode()
@@ -65,6 +83,27 @@ def add_panet_config(cfg: CfgNode) -> None:
     # Compile it with torch.compile.
     cfg.TEST.OPTIMIZE.COMPILE = False
 
+    # Views of one size, an image and its mirror image, that TEST.AUG computes at once.
+    cfg.TEST.AUG.BATCH_SIZE = 2
+    # Boxes of detections become the mean of those that overlap them, weighted by scores. These
+    # are chosen before NMS, in all views.
+    cfg.TEST.BOX_VOTING = CfgNode()
+    cfg.TEST.BOX_VOTING.ENABLED = False
+    # How much they overlap at least: intersection over union.
+    cfg.TEST.BOX_VOTING.IOU = 0.8
+    # With several views, masks become the mean of those that overlap in any, weighted by scores.
+    cfg.TEST.MASK_VOTING = CfgNode()
+    cfg.TEST.MASK_VOTING.ENABLED = True
+    cfg.TEST.MASK_VOTING.IOU = 0.5
+    # Boxes of detections become the bounding boxes of their masks.
+    cfg.TEST.TIGHTEN_BOXES = False
+    # Models to evaluate as one, by train_net.py --eval-only and tools/predict.py: pairs of a
+    # configuration, by name or path, and weights.
+    cfg.TEST.ENSEMBLE = CfgNode()
+    cfg.TEST.ENSEMBLE.MEMBERS = []
+    # The one that proposes boxes to all, counted from 0.
+    cfg.TEST.ENSEMBLE.PROPOSALS_FROM = 0
+
     # Data of one's own in COCO's format. If a file is given, DATASETS.TRAIN and DATASETS.TEST
     # become what is given here, and the numbers of classes and INPUT.MASK_FORMAT what files have.
     cfg.DATASETS.OWN = CfgNode()
@@ -92,18 +131,24 @@ def add_panet_config(cfg: CfgNode) -> None:
 def load_config(config_file: str = "", overrides: Sequence[str] = ()) -> CfgNode:
     """A configuration for this machine: without CUDA, ``MODEL.DEVICE`` becomes "cpu".
 
-    Data in ``DATASETS.OWN`` is registered, see :func:`panet.data.own.use_own_data`.
+    Data in ``DATASETS.OWN`` is registered, see :func:`panet.data.own.use_own_data`; images come
+    to a timm model as :func:`panet.modeling.timm_backbone.use_own_normalization` says.
 
     Args:
         config_file: path of a YAML file; "" for the defaults alone.
         overrides: keys and values in turn, as on the command line.
 
     Raises:
-        InputError: if the file is not there or not YAML, or a key or its value is wrong, or
+        InputError: if the file is not there or is not YAML, or a key or its value is wrong, or
             data in ``DATASETS.OWN`` is.
     """
     if config_file and not Path(config_file).is_file():
         raise InputError(f"There is no configuration file {config_file}.")
+    if config_file.endswith(".py"):
+        raise InputError(
+            f"{config_file} is a Python configuration, which only train_net.py takes; give one in "
+            "YAML."
+        )
     cfg = get_cfg()
     add_panet_config(cfg)
     with explained_config_errors(cfg):
@@ -112,5 +157,6 @@ def load_config(config_file: str = "", overrides: Sequence[str] = ()) -> CfgNode
             cfg.merge_from_file(config_file, allow_unsafe=False)
         cfg.merge_from_list(list(overrides))
     use_own_data(cfg)
+    use_own_normalization(cfg)
     fall_back_to_cpu(cfg)
     return cfg

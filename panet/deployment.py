@@ -1,6 +1,7 @@
 """Making a trained model fast at inference."""
 
 import copy
+from collections.abc import Collection
 from typing import Any
 
 import torch
@@ -23,6 +24,7 @@ from panet.modeling.convolutions import (
 )
 from panet.modeling.fully_connected import FullyConnected
 from panet.modeling.group_norm import MatrixGroupNorm
+from panet.modeling.timm_backbone import TimmBackbone
 
 _DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 
@@ -40,7 +42,8 @@ def optimize_for_inference(
     Frozen and other batch norms are folded into their convolutions, weights and feature maps are
     channels-last, and activations overwrite their input. In single precision the outputs stay the
     same but for rounding. In a lower precision the layers and what they exchange are rounded to
-    it, while images, boxes, scores and the pasting of masks stay in single precision.
+    it, while images, boxes, scores and the pasting of masks stay in single precision. A timm
+    backbone keeps its norms and weights; in a lower precision it runs under autocast.
 
     Args:
         model: with this project's layers or detectron2's own, on the device where it will run.
@@ -62,15 +65,16 @@ def optimize_for_inference(
     if dtype == torch.float16 and not next(model.parameters()).is_cuda:
         raise ValueError("dtype float16 needs CUDA; on the CPU use bfloat16.")
     model = _copy_sharing_tensors(model).eval()
+    timm_layers = _timm_layers(model)
     for module in model.modules():
         if isinstance(module, Conv2d | FullyConnected):
             _fold_norm(module)
-        elif type(module) is nn.GroupNorm:
+        elif type(module) is nn.GroupNorm and module not in timm_layers:
             module.__class__ = MatrixGroupNorm
     activate_in_place(model)
-    _replace_parameters(model, dtype)
+    _replace_parameters(model, dtype, timm_layers)
     if dtype != torch.float32:
-        _convert_at_boundaries(model)
+        _convert_at_boundaries(model, dtype, timm_layers)
     if compile:
         model.get_submodule("backbone").compile(dynamic=True)
     return model
@@ -107,29 +111,48 @@ def _fold_norm(conv: Conv2d | FullyConnected) -> None:
         conv.norm = None
 
 
-def _replace_parameters(model: nn.Module, dtype: torch.dtype) -> None:
-    """Give every layer parameters of its own, in its precision and channels-last."""
+def _timm_layers(model: nn.Module) -> set[nn.Module]:
+    """The layers that may do anything with their parameters and inputs."""
+    backbones = [module for module in model.modules() if isinstance(module, TimmBackbone)]
+    return {layer for backbone in backbones for layer in backbone.modules()}
+
+
+def _replace_parameters(
+    model: nn.Module, dtype: torch.dtype, timm_layers: Collection[nn.Module]
+) -> None:
+    """Give every layer parameters of its own, in its precision and channels-last.
+
+    timm's keep their precision, and only those of its convolutions become channels-last.
+    """
     kept = {
         layer
         for module in model.modules()
         if isinstance(module, FastRCNNOutputLayers)
         for layer in module.modules()
-    }
+    }.union(timm_layers)
     replaced: dict[nn.Parameter, nn.Parameter] = {}
     for module in model.modules():
         low = isinstance(module, _LAYERS_IN_LOW_PRECISION) and module not in kept
         for name, parameter in module.named_parameters(recurse=False):
             if parameter not in replaced:
                 value = parameter.detach().to(dtype if low else parameter.dtype)
-                if value.dim() == 4:
+                if value.dim() == 4 and (
+                    module not in timm_layers or isinstance(module, nn.Conv2d)
+                ):
                     value = value.contiguous(memory_format=torch.channels_last)
                 replaced[parameter] = nn.Parameter(value, requires_grad=False)
             setattr(module, name, replaced[parameter])
 
 
-def _convert_at_boundaries(model: nn.Module) -> None:
+def _convert_at_boundaries(
+    model: nn.Module, dtype: torch.dtype, timm_layers: Collection[nn.Module]
+) -> None:
     for module in model.modules():
-        if isinstance(module, _LAYERS_IN_LOW_PRECISION):
+        if isinstance(module, TimmBackbone):
+            module.autocast_dtype = dtype
+        elif module in timm_layers:
+            continue
+        elif isinstance(module, _LAYERS_IN_LOW_PRECISION):
             module.register_forward_pre_hook(_to_own_precision)
         elif isinstance(module, ROIPooler):
             module.register_forward_pre_hook(_inputs_to_single_precision)

@@ -14,10 +14,21 @@ logger = logging.getLogger(__name__)
 
 def fall_back_to_cpu(cfg: CfgNode) -> None:
     """Set ``MODEL.DEVICE`` to "cpu", with a warning, if it asks for CUDA and there is none."""
-    if torch.device(cfg.MODEL.DEVICE).type == "cuda" and not torch.cuda.is_available():
-        if comm.is_main_process():
-            logger.warning("CUDA is not available: MODEL.DEVICE %s becomes cpu.", cfg.MODEL.DEVICE)
-        cfg.MODEL.DEVICE = "cpu"
+    cfg.MODEL.DEVICE = available_device("MODEL.DEVICE", cfg.MODEL.DEVICE)
+
+
+def available_device(key: str, device: str) -> str:
+    """``device``, or "cpu", with a warning, if it is CUDA and there is none.
+
+    Args:
+        key: of the configuration, which asks for ``device``.
+        device: as :class:`torch.device` takes it.
+    """
+    if torch.device(device).type != "cuda" or torch.cuda.is_available():
+        return device
+    if comm.is_main_process():
+        logger.warning("CUDA is not available: %s %s becomes cpu.", key, device)
+    return "cpu"
 
 
 def replace_cuda_only_norms(cfg: CfgNode) -> None:

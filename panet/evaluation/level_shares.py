@@ -58,7 +58,8 @@ def count_level_shares(
     Args:
         model: in evaluation mode, fusing the levels by a maximum after the first layer.
         batches: its inputs in detectron2's format.
-        head: "box", which is given the proposals, or "mask", which is given the detections.
+        head: "box", which is given the proposals (of a cascade, its first stage), or "mask", which
+            is given the detections.
 
     Raises:
         InputError: if the model lacks this head, or its head does not fuse so.
@@ -102,8 +103,8 @@ def _fused_by_maximum(
         )
     if not isinstance(pooler, AllLevelPooler):
         raise InputError(
-            f"The {head} head does not pool from all levels; it must have "
-            "MODEL.ROI_HEADS.NAME 'PANetROIHeads' and MODEL.ADAPTIVE_POOLING.ENABLED True."
+            f"The {head} head does not pool from all levels; it must have MODEL.ROI_HEADS.NAME "
+            "'PANetROIHeads' or 'CascadePANetROIHeads' and MODEL.ADAPTIVE_POOLING.ENABLED True."
         )
     modules = getattr(roi_heads, f"{head}_head").modules()
     first_layer = next(module for module in modules if isinstance(module, FusedFirstLayer))

@@ -2,17 +2,21 @@
 
 from .anchors import DetectronAnchorGenerator
 from .box_head import PANetBoxHead
+from .deformable import DeformConv, make_deformable
 from .fusion import FusedFirstLayer
 from .mask_head import FullyConnectedBranch, PANetMaskHead
 from .mmdet_pafpn import MMDetPAFPN, build_resnet_mmdet_pafpn_backbone
 from .pafpn import PAFPN, build_resnet_pafpn_backbone, build_retinanet_resnet_pafpn_backbone
 from .pooler import AllLevelPooler, AssignedLevelPooler
-from .roi_heads import PANetROIHeads
+from .roi_heads import CascadePANetROIHeads, PANetROIHeads
+from .timm_backbone import TimmBackbone, build_timm_backbone, build_timm_pafpn_backbone
 
 __all__ = [
     "PAFPN",
     "AllLevelPooler",
     "AssignedLevelPooler",
+    "CascadePANetROIHeads",
+    "DeformConv",
     "DetectronAnchorGenerator",
     "FullyConnectedBranch",
     "FusedFirstLayer",
@@ -20,7 +24,11 @@ __all__ = [
     "PANetBoxHead",
     "PANetMaskHead",
     "PANetROIHeads",
+    "TimmBackbone",
     "build_resnet_mmdet_pafpn_backbone",
     "build_resnet_pafpn_backbone",
     "build_retinanet_resnet_pafpn_backbone",
+    "build_timm_backbone",
+    "build_timm_pafpn_backbone",
+    "make_deformable",
 ]

@@ -7,13 +7,14 @@ from typing import Protocol
 
 from detectron2.config import CfgNode
 from detectron2.layers import Conv2d, ShapeSpec, get_norm
-from detectron2.modeling import BACKBONE_REGISTRY, FPN, Backbone, build_resnet_backbone
+from detectron2.modeling import BACKBONE_REGISTRY, FPN, Backbone
 from detectron2.modeling.backbone.fpn import LastLevelMaxPool, LastLevelP6P7
 from fvcore.nn import weight_init
 from torch import Tensor, nn
 
 from .choices import check_choice
 from .convolutions import fold_frozen_norms
+from .deformable import build_resnet
 from .norms import check_norm
 
 
@@ -53,7 +54,9 @@ class PAFPN(FPN):
     ) -> None:
         """
         Args:
-            bottom_up, in_features, out_channels, norm, fuse_type, square_pad: see
+            bottom_up: what FPN reads; its frozen norms are folded, see
+                :func:`panet.modeling.convolutions.fold_frozen_norms`.
+            in_features, out_channels, norm, fuse_type, square_pad: see
                 :class:`detectron2.modeling.FPN`.
             top_block: extra levels beyond the coarsest one, e.g. ``LastLevelMaxPool()``. Its
                 ``in_feature`` must be an output of the path, e.g. "p5".
@@ -66,6 +69,7 @@ class PAFPN(FPN):
         """
         check_norm("MODEL.FPN.NORM", norm)
         check_norm("MODEL.PAFPN.NORM", path_norm)
+        fold_frozen_norms(bottom_up)
         # FPN would apply the top block to its own coarsest level.
         super().__init__(bottom_up, in_features, out_channels, norm, None, fuse_type, square_pad)
         levels = self._out_features
@@ -153,8 +157,21 @@ def build_resnet_pyramid(
         pyramid: :class:`PAFPN` or a subclass.
         top_block: see :class:`PAFPN`.
     """
-    bottom_up = build_resnet_backbone(cfg, input_shape)
-    fold_frozen_norms(bottom_up)
+    bottom_up = build_resnet(cfg, input_shape)
+    return build_pyramid(cfg, bottom_up, pyramid, top_block)
+
+
+def build_pyramid(
+    cfg: CfgNode, bottom_up: Backbone, pyramid: type[PAFPN], top_block: TopBlock
+) -> PAFPN:
+    """Any backbone under ``pyramid``, which is as ``cfg`` says.
+
+    Args:
+        cfg: keys ``MODEL.FPN`` and ``MODEL.PAFPN``.
+        bottom_up: has the outputs ``MODEL.FPN.IN_FEATURES``.
+        pyramid: :class:`PAFPN` or a subclass.
+        top_block: see :class:`PAFPN`.
+    """
     return pyramid(
         bottom_up=bottom_up,
         in_features=cfg.MODEL.FPN.IN_FEATURES,

@@ -17,22 +17,22 @@ class SmallModel(NamedTuple):
     weights: Path
 
 
-def write_model(cfg: CfgNode, folder: Path, classes: Sequence[str] = ()) -> SmallModel:
+def write_model(
+    cfg: CfgNode, folder: Path, classes: Sequence[str] = (), seed: int = 3
+) -> SmallModel:
     """Write a model of random weights, whose detections of all classes have steady scores.
 
     Args:
         cfg: of the model.
         folder: to write to.
         classes: names to write beside the weights; () for none.
+        seed: of the random weights.
     """
     cfg = cfg.clone()
     cfg.MODEL.ROI_HEADS.SCORE_THRESH_TEST = 0.05
     cfg.TEST.DETECTIONS_PER_IMAGE = 5
-    torch.manual_seed(3)
-    model = build_model(cfg)
-    for name in ("cls_score", "bbox_pred"):
-        nn.init.normal_(model.roi_heads.box_predictor.get_submodule(name).weight, std=0.05)
-    nn.init.normal_(model.roi_heads.mask_head.predictor.weight, std=0.1)
+    torch.manual_seed(seed)
+    model = find_much(build_model(cfg))
     folder.mkdir(exist_ok=True)
     small = SmallModel(folder / "config.yaml", folder / "model.pth")
     cfg.MODEL.WEIGHTS = ""
@@ -40,3 +40,11 @@ def write_model(cfg: CfgNode, folder: Path, classes: Sequence[str] = ()) -> Smal
     checkpoint = {"model": model.state_dict()}
     torch.save({**checkpoint, "classes": list(classes)} if classes else checkpoint, small.weights)
     return small
+
+
+def find_much(model: nn.Module) -> nn.Module:
+    """Give a model's last layers weights that make it find something of every class, in place."""
+    for name in ("cls_score", "bbox_pred"):
+        nn.init.normal_(model.roi_heads.box_predictor.get_submodule(name).weight, std=0.05)
+    nn.init.normal_(model.roi_heads.mask_head.predictor.weight, std=0.1)
+    return model

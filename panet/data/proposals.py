@@ -88,13 +88,12 @@ def check_proposals(cfg: CfgNode, split: str) -> None:
     """Check that every dataset of a split has its file of proposals, if the model reads any.
 
     Args:
-        cfg: keys ``MODEL.LOAD_PROPOSALS``, ``MODEL.PROPOSAL_GENERATOR.NAME``, ``DATASETS`` and
-            ``TEST.AUG.ENABLED``.
+        cfg: keys ``MODEL.LOAD_PROPOSALS``, ``MODEL.PROPOSAL_GENERATOR.NAME``, ``DATASETS``.
         split: "TRAIN" or "TEST".
 
     Raises:
         InputError: if there are more or fewer files than datasets, one is not there, or the model
-            needs them and does not read them, or reads them where they cannot be used.
+            needs them and does not read them.
     """
     if not cfg.MODEL.LOAD_PROPOSALS:
         if cfg.MODEL.PROPOSAL_GENERATOR.NAME == "PrecomputedProposals":
@@ -103,11 +102,6 @@ def check_proposals(cfg: CfgNode, split: str) -> None:
                 "must be True."
             )
         return
-    if split == "TEST" and cfg.TEST.AUG.ENABLED:
-        raise InputError(
-            "TEST.AUG.ENABLED is True, but test-time augmentation takes no proposals from files; "
-            "set it or MODEL.LOAD_PROPOSALS to False."
-        )
     key = f"DATASETS.PROPOSAL_FILES_{split}"
     names, files = cfg.DATASETS[split], cfg.DATASETS[f"PROPOSAL_FILES_{split}"]
     if names and len(files) != len(names):

@@ -2,5 +2,12 @@
 
 from .predictor import Predictor, prediction_config
 from .reading import UnreadableImageError, read_image
+from .trained_model import load_trained_model
 
-__all__ = ["Predictor", "UnreadableImageError", "prediction_config", "read_image"]
+__all__ = [
+    "Predictor",
+    "UnreadableImageError",
+    "load_trained_model",
+    "prediction_config",
+    "read_image",
+]

@@ -85,6 +85,9 @@ class Predictor:
         self._divisor = max(1, int(backbone.size_divisibility))
         self._sizes = (cfg.INPUT.MIN_SIZE_TEST, cfg.INPUT.MAX_SIZE_TEST)
         self._resize = ResizeShortestEdge([self._sizes[0]] * 2, self._sizes[1])
+        if cfg.TEST.AUG.ENABLED:  # which resizes images itself
+            self._sizes = (min(cfg.TEST.AUG.MIN_SIZES), cfg.TEST.AUG.MAX_SIZE)
+            self._resize = ResizeShortestEdge([0, 0], 0)
         self._is_rgb = cfg.INPUT.FORMAT == "RGB"
 
     @classmethod

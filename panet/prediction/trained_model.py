@@ -1,17 +1,19 @@
-"""Building a model for a checkpoint, with the checkpoint's classes."""
+"""Building a model for a checkpoint, or several, with the checkpoint's classes."""
 
 from typing import Any
 
 from detectron2.config import CfgNode
 from detectron2.data import MetadataCatalog
-from detectron2.modeling import GeneralizedRCNNWithTTA
 from torch import nn
 
+from panet import model_zoo
 from panet.checkpoint import PANetCheckpointer
+from panet.config import load_config
 from panet.data.availability import CLASS_SECTIONS
 from panet.deployment import optimize_from_config
-from panet.engine import PANetTrainer
 from panet.errors import InputError
+from panet.inference import RCNNEnsemble, add_testing_tricks
+from panet.modeling.build import build_model
 
 from .detections import Category
 
@@ -30,7 +32,7 @@ class _TrainedModel(PANetCheckpointer):
             self.cfg.MODEL[CLASS_SECTIONS[self.cfg.MODEL.META_ARCHITECTURE]].NUM_CLASSES = len(
                 classes
             )
-        self.model = PANetTrainer.build_model(self.cfg)
+        self.model = build_model(self.cfg)
         incompatible = super()._load_model(checkpoint)
         parameters = {name for name, _ in self.model.named_parameters()}
         absent = parameters.intersection(incompatible.missing_keys)
@@ -47,7 +49,8 @@ class _TrainedModel(PANetCheckpointer):
 def load_trained_model(cfg: CfgNode) -> tuple[nn.Module, list[Category]]:
     """The model of a configuration with the weights of ``MODEL.WEIGHTS``, for inference.
 
-    It is optimized as ``TEST.OPTIMIZE`` says, and augments as ``TEST.AUG`` says.
+    It is optimized as ``TEST.OPTIMIZE`` says, and augments, votes and tightens boxes as ``TEST``
+    says. If ``TEST.ENSEMBLE`` has members, it is these together.
 
     Args:
         cfg: of a model that finds instances; it is left as it is.
@@ -58,18 +61,16 @@ def load_trained_model(cfg: CfgNode) -> tuple[nn.Module, list[Category]]:
         dataset's, if it has the same names, else they count from 1.
 
     Raises:
-        InputError: if ``MODEL.WEIGHTS`` is empty, is not there, or does not give all weights.
+        InputError: if ``MODEL.WEIGHTS`` is empty, is not there, or does not give all weights; or if
+            the members of the ensemble do not go together.
     """
     check_weights(cfg)
     cfg = cfg.clone()
     cfg.defrost()
-    checkpointer = _TrainedModel(cfg)
-    checkpoint = checkpointer.load(cfg.MODEL.WEIGHTS)
-    model = optimize_from_config(checkpointer.model.eval(), cfg)
-    if cfg.TEST.AUG.ENABLED:
-        model = GeneralizedRCNNWithTTA(cfg, model)
-    number = cfg.MODEL[CLASS_SECTIONS[cfg.MODEL.META_ARCHITECTURE]].NUM_CLASSES
-    return model, _categories(cfg, checkpoint.get("classes"), number)
+    if cfg.TEST.ENSEMBLE.MEMBERS:
+        return _load_ensemble(cfg)
+    model, categories = _load_single_model(cfg)
+    return add_testing_tricks(cfg, model), categories
 
 
 def check_weights(cfg: CfgNode) -> None:
@@ -78,8 +79,50 @@ def check_weights(cfg: CfgNode) -> None:
     Raises:
         InputError: if it does not.
     """
-    if not cfg.MODEL.WEIGHTS:
+    if not cfg.MODEL.WEIGHTS and not cfg.TEST.ENSEMBLE.MEMBERS:
         raise InputError("MODEL.WEIGHTS is empty; give the weights of a trained model.")
+
+
+def _load_single_model(cfg: CfgNode) -> tuple[nn.Module, list[Category]]:
+    """A model without testing tricks; ``cfg`` gets the checkpoint's number of classes."""
+    checkpointer = _TrainedModel(cfg)
+    checkpoint = checkpointer.load(cfg.MODEL.WEIGHTS)
+    model = optimize_from_config(checkpointer.model.eval(), cfg)
+    number = cfg.MODEL[CLASS_SECTIONS[cfg.MODEL.META_ARCHITECTURE]].NUM_CLASSES
+    return model, _categories(cfg, checkpoint.get("classes"), number)
+
+
+def _load_ensemble(cfg: CfgNode) -> tuple[RCNNEnsemble, list[Category]]:
+    """The members of ``TEST.ENSEMBLE`` as one; ``cfg`` gets their number of classes."""
+    members, categories = zip(*map(_load_single_model, _member_configs(cfg)))
+    names = [[category["name"] for category in of_member] for of_member in categories]
+    for number, (entry, own) in enumerate(zip(cfg.TEST.ENSEMBLE.MEMBERS, names)):
+        if own != names[0]:
+            raise InputError(
+                f"Member {number} of TEST.ENSEMBLE.MEMBERS, {entry[1]}, tells other classes apart "
+                f"than member 0: {', '.join(own)}, not {', '.join(names[0])}."
+            )
+    cfg.MODEL.ROI_HEADS.NUM_CLASSES = len(names[0])
+    return RCNNEnsemble(cfg, members), categories[0]
+
+
+def _member_configs(cfg: CfgNode) -> list[CfgNode]:
+    configs = []
+    for member in cfg.TEST.ENSEMBLE.MEMBERS:
+        is_pair = isinstance(member, list | tuple) and len(member) == 2
+        if not is_pair or not all(isinstance(part, str) and part for part in member):
+            raise InputError(
+                f"TEST.ENSEMBLE.MEMBERS has {member!r}; each member is a pair of a configuration "
+                "and weights."
+            )
+        config, weights = member
+        own = load_config(
+            model_zoo.find_config_file(config),
+            ["MODEL.WEIGHTS", weights, "MODEL.DEVICE", cfg.MODEL.DEVICE],
+        )
+        own.TEST.OPTIMIZE = cfg.TEST.OPTIMIZE
+        configs.append(own)
+    return configs
 
 
 def _categories(cfg: CfgNode, names: list[str] | None, number: int) -> list[Category]:

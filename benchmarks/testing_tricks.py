@@ -1,0 +1,138 @@
+#!/usr/bin/env python
+"""Measures what test-time augmentation, voting and ensembles give a trained model.
+
+Evaluates it on its test dataset without and with each of them, and prints a table in Markdown:
+AP of boxes and masks, and the time that the model took, as a ratio to the first row's.
+"""
+
+import panet  # noqa: F401  # isort: skip  # first, to silence a warning of PyTorch
+
+import argparse
+import io
+import logging
+import time
+from contextlib import redirect_stdout
+from typing import Any
+
+import torch
+from detectron2.config import CfgNode
+from detectron2.evaluation import inference_on_dataset
+from tabulate import tabulate
+from torch import nn
+
+from panet import load_config, model_zoo
+from panet.device import keep_freed_memory
+from panet.engine import PANetTrainer
+from panet.errors import add_debug_argument, exit_on_input_error
+from panet.prediction import load_trained_model
+
+OFF = {
+    "TEST.AUG.ENABLED": False,
+    "TEST.BOX_VOTING.ENABLED": False,
+    "TEST.MASK_VOTING.ENABLED": False,
+    "TEST.TIGHTEN_BOXES": False,
+}
+VIEWS = {"TEST.AUG.ENABLED": True, "TEST.AUG.FLIP": True}
+MASK_VOTING = {"TEST.MASK_VOTING.ENABLED": True}
+BOX_VOTING = {"TEST.BOX_VOTING.ENABLED": True}
+TIGHT = {"TEST.TIGHTEN_BOXES": True}
+VOTING = {**MASK_VOTING, **BOX_VOTING}
+METRICS = ("AP", "AP50", "AP75")
+
+
+def rows(size: int, pairs: list[list[str]]) -> dict[str, dict[str, Any]]:
+    """What each row of the table sets.
+
+    Args:
+        size: the usual shorter side of test images.
+        pairs: configuration and weights of each model; more than one for rows of ensembles.
+    """
+    flip = {**VIEWS, "TEST.AUG.MIN_SIZES": (size,)}
+    table = {
+        "one model, one view": {},
+        "box voting": BOX_VOTING,
+        "tightened boxes": TIGHT,
+        "flip": flip,
+        "flip, mask voting": {**flip, **MASK_VOTING},
+        "scales": {**VIEWS, "TEST.AUG.FLIP": False},
+        "scales, mask voting": {**VIEWS, "TEST.AUG.FLIP": False, **MASK_VOTING},
+        "scales, flip": VIEWS,
+        "scales, flip, mask voting": {**VIEWS, **MASK_VOTING},
+        "scales, flip, box voting": {**VIEWS, **BOX_VOTING},
+        "scales, flip, both votings": {**VIEWS, **VOTING},
+        "the same, tightened boxes": {**VIEWS, **VOTING, **TIGHT},
+    }
+    if len(pairs) > 1:
+        ensemble = {"TEST.ENSEMBLE.MEMBERS": pairs}
+        number = f"ensemble of {len(pairs)}"
+        table[number] = ensemble
+        table[f"{number}, scales, flip, both votings"] = {**ensemble, **VIEWS, **VOTING}
+    return table
+
+
+class Stopwatch(nn.Module):
+    """A model that adds up the seconds it takes."""
+
+    def __init__(self, model: nn.Module) -> None:
+        super().__init__()
+        self.model = model
+        self.seconds = 0.0
+
+    def forward(self, inputs: list[dict[str, Any]]) -> Any:
+        """See ``GeneralizedRCNN``."""
+        start = time.perf_counter()
+        outputs = self.model(inputs)
+        if torch.cuda.is_available():
+            torch.cuda.synchronize()
+        self.seconds += time.perf_counter() - start
+        return outputs
+
+
+def evaluate(cfg: CfgNode) -> tuple[dict[str, dict[str, float]], float]:
+    """The metrics of a configuration on its first test dataset, and the seconds of its model."""
+    model = Stopwatch(load_trained_model(cfg)[0])
+    dataset = cfg.DATASETS.TEST[0]
+    loader = PANetTrainer.build_test_loader(cfg, dataset)
+    with redirect_stdout(io.StringIO()):  # pycocotools' own
+        metrics = inference_on_dataset(model, loader, PANetTrainer.build_evaluator(cfg, dataset))
+    return metrics, model.seconds
+
+
+def parse_arguments() -> argparse.Namespace:
+    """The command line."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--config-file", required=True, help="a name of the model zoo, or a file")
+    parser.add_argument(
+        "--weights", nargs="+", required=True, help="trained with it; of several, the first alone"
+    )
+    add_debug_argument(parser)
+    parser.add_argument("opts", nargs=argparse.REMAINDER, help="configuration KEY VALUE pairs")
+    return parser.parse_args()
+
+
+@exit_on_input_error()
+def main() -> None:
+    """Evaluate every row and print the table."""
+    args = parse_arguments()
+    logging.getLogger("detectron2").setLevel(logging.WARNING)
+    file = model_zoo.find_config_file(args.config_file)
+    usual = load_config(file, [*args.opts, "MODEL.WEIGHTS", args.weights[0]])
+    if usual.MODEL.DEVICE == "cpu":
+        keep_freed_memory()
+    lines, first = [], 0.0
+    pairs = [[file, weights] for weights in args.weights]
+    for name, changes in rows(usual.INPUT.MIN_SIZE_TEST, pairs).items():
+        cfg = usual.clone()
+        for key, value in {**OFF, **changes}.items():
+            cfg.merge_from_list([key, value])
+        metrics, seconds = evaluate(cfg)
+        first = first or seconds
+        figures = [metrics[task][metric] for task in ("bbox", "segm") for metric in METRICS]
+        lines.append([name, *figures, seconds / first])
+        print(f"{name}: {figures[0]:.2f} {figures[3]:.2f}", flush=True)
+    headers = ["", *(f"{task} {metric}" for task in ("box", "mask") for metric in METRICS), "time"]
+    print(tabulate(lines, headers, tablefmt="github", floatfmt=".1f"))
+
+
+if __name__ == "__main__":
+    main()

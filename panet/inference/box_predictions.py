@@ -1,0 +1,65 @@
+"""What the box branch says of every proposal, before thresholds and NMS."""
+
+from collections.abc import Mapping
+from functools import singledispatch
+
+from detectron2.modeling.roi_heads import CascadeROIHeads, ROIHeads, StandardROIHeads
+from detectron2.structures import Instances
+from torch import Tensor
+
+from panet.errors import InputError
+
+BoxPredictions = tuple[list[Tensor], list[Tensor]]
+"""For each image, for its R proposals: boxes in pixels, (R, 4 K) or, class-agnostic, (R, 4); and
+the probabilities of the K classes and the background, (R, K + 1)."""
+
+
+@singledispatch
+def predict_boxes(
+    roi_heads: ROIHeads, features: Mapping[str, Tensor], proposals: list[Instances]
+) -> BoxPredictions:
+    """The box branch of RoI heads.
+
+    Args:
+        roi_heads: in evaluation mode.
+        features: feature maps by name, each (N, C, H_l, W_l).
+        proposals: of N images, with "proposal_boxes".
+
+    Raises:
+        InputError: if these RoI heads are no :class:`StandardROIHeads`.
+    """
+    raise InputError(
+        f"Test-time augmentation, voting and ensembles do not know how {type(roi_heads).__name__} "
+        "score proposals; MODEL.ROI_HEADS.NAME must be PANetROIHeads, CascadePANetROIHeads or one "
+        "of detectron2's StandardROIHeads and CascadeROIHeads."
+    )
+
+
+@predict_boxes.register
+def _(
+    roi_heads: StandardROIHeads, features: Mapping[str, Tensor], proposals: list[Instances]
+) -> BoxPredictions:
+    levels = [features[name] for name in roi_heads.box_in_features]
+    pooled = roi_heads.box_pooler(levels, [p.proposal_boxes for p in proposals])
+    predictor = roi_heads.box_predictor
+    predictions = predictor(roi_heads.box_head(pooled))
+    boxes = predictor.predict_boxes(predictions, proposals)
+    return list(boxes), list(predictor.predict_probs(predictions, proposals))
+
+
+@predict_boxes.register
+def _(
+    roi_heads: CascadeROIHeads, features: Mapping[str, Tensor], proposals: list[Instances]
+) -> BoxPredictions:
+    levels = [features[name] for name in roi_heads.box_in_features]
+    image_sizes = [p.image_size for p in proposals]
+    boxes: list[Tensor] = []
+    scores_of_stages = []
+    for stage, predictor in enumerate(roi_heads.box_predictor):
+        if stage > 0:
+            proposals = roi_heads._create_proposals_from_boxes(boxes, image_sizes)
+        predictions = roi_heads._run_stage(levels, proposals, stage)
+        boxes = list(predictor.predict_boxes(predictions, proposals))
+        scores_of_stages.append(predictor.predict_probs(predictions, proposals))
+    weight = 1.0 / roi_heads.num_cascade_stages
+    return boxes, [sum(scores) * weight for scores in zip(*scores_of_stages)]

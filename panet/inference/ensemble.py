@@ -1,0 +1,256 @@
+"""One or several models on one or several views of each image, merged into one result."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from detectron2.config import CfgNode
+from detectron2.data.detection_utils import read_image
+from detectron2.layers import batched_nms
+from detectron2.modeling import GeneralizedRCNN, GeneralizedRCNNWithTTA
+from detectron2.modeling.roi_heads.fast_rcnn import fast_rcnn_inference_single_image
+from detectron2.structures import Boxes, ImageList, Instances, ROIMasks
+from torch import Tensor, nn
+from torch.nn.parallel import DistributedDataParallel
+
+from panet.errors import InputError
+
+from .box_predictions import predict_boxes
+from .tightening import tighten_boxes
+from .views import (
+    ViewMapper,
+    batches_of_like_size,
+    build_view_mapper,
+    map_back,
+    transform_proposals,
+)
+from .voting import vote_boxes, vote_masks
+
+Features = dict[str, Tensor]
+
+
+class RCNNEnsemble(GeneralizedRCNNWithTTA):
+    """Models that see an image, or several views of it, as one.
+
+    For every view, one of the models proposes boxes. What all say of them is averaged, classes and
+    boxes before threshold and NMS, masks after. The detections of all views meet in the image for
+    another NMS, with box and mask voting.
+
+    :class:`GeneralizedRCNNWithTTA` runs every view twice, for boxes and then for masks. Here each
+    is run once, and only what was found in it is kept.
+    """
+
+    def __init__(
+        self,
+        cfg: CfgNode,
+        models: Sequence[nn.Module],
+        tta_mapper: ViewMapper | None = None,
+        batch_size: int | None = None,
+    ) -> None:
+        """
+        Args:
+            cfg: keys ``TEST.AUG``, ``TEST.BOX_VOTING``, ``TEST.MASK_VOTING``,
+                ``TEST.TIGHTEN_BOXES`` and ``TEST.ENSEMBLE.PROPOSALS_FROM``; thresholds and NMS
+                where a single model has them.
+            models: ``GeneralizedRCNN``s for the same classes, in evaluation mode. Those without
+                masks have no say in them.
+            tta_mapper: makes the views of an image; by default those of ``TEST.AUG``.
+            batch_size: how many views of one size to compute at once; by default
+                ``TEST.AUG.BATCH_SIZE``.
+
+        Raises:
+            InputError: if the models cannot be merged, or a key is wrong.
+        """
+        members: list[Any] = [
+            m.module if isinstance(m, DistributedDataParallel) else m for m in models
+        ]
+        _check_members(cfg, members)
+        batch_size = cfg.TEST.AUG.BATCH_SIZE if batch_size is None else batch_size
+        if batch_size < 1:
+            raise InputError(f"TEST.AUG.BATCH_SIZE is {batch_size}; it must be at least 1.")
+        parent_cfg = cfg.clone()
+        parent_cfg.defrost()
+        parent_cfg.MODEL.LOAD_PROPOSALS = False  # which the superclass refuses
+        super().__init__(parent_cfg, members[0], tta_mapper or build_view_mapper(cfg), batch_size)
+        self.cfg = cfg.clone()
+        self.members: Any = nn.ModuleList(members)
+        self.proposer = members[cfg.TEST.ENSEMBLE.PROPOSALS_FROM]
+        self.has_masks = any(member.roi_heads.mask_on for member in members)
+
+    def __call__(self, batched_inputs: list[dict[str, Any]]) -> list[dict[str, Instances]]:
+        """
+        Args:
+            batched_inputs: as for ``GeneralizedRCNN``: "image", (3, H', W'), with channels as
+                ``INPUT.FORMAT`` says, or a "file_name" to read it from; the "height" and "width"
+                of the result, by default the image's; "proposals" if there is no RPN.
+
+        Returns:
+            For each image, "instances" as ``GeneralizedRCNN`` gives them.
+        """
+        return [self._inference_one_image(self._complete(inputs)) for inputs in batched_inputs]
+
+    def _complete(self, inputs: dict[str, Any]) -> dict[str, Any]:
+        inputs = dict(inputs)
+        if "image" not in inputs:
+            image = read_image(inputs["file_name"], self.cfg.INPUT.FORMAT)
+            inputs["image"] = torch.from_numpy(np.ascontiguousarray(image.transpose(2, 0, 1)))
+        inputs.setdefault("height", inputs["image"].shape[1])
+        inputs.setdefault("width", inputs["image"].shape[2])
+        return inputs
+
+    @torch.no_grad()
+    def _inference_one_image(self, input: dict[str, Any]) -> dict[str, Instances]:
+        views, transforms = self._get_augmented_inputs(input)
+        found = [
+            in_view
+            for batch in batches_of_like_size(views, self.batch_size)
+            for in_view in self._find_in_views(batch)
+        ]
+        height, width = input["image"].shape[1:]
+        sizes = (height, width), (input["height"], input["width"])
+        detections, candidates = (
+            Instances.cat([map_back(*in_view, *sizes) for in_view in zip(part, transforms)])
+            for part in zip(*found)
+        )
+        return {"instances": self._merge(detections, candidates, several=len(views) > 1)}
+
+    def _get_augmented_inputs(
+        self, input: dict[str, Any]
+    ) -> tuple[list[dict[str, Any]], list[Any]]:
+        # The transforms shall begin at the image as it is given.
+        height, width = input["image"].shape[1:]
+        views = self.tta_mapper({**input, "height": height, "width": width})
+        for view in views:
+            transform_proposals(view)
+        return views, [view.pop("transforms") for view in views]
+
+    def _find_in_views(self, views: list[dict[str, Any]]) -> list[tuple[Instances, Instances]]:
+        """The detections in each of some views of one size, and what they were chosen from."""
+        features, proposals = self._propose(views)
+        heads, test = self.cfg.MODEL.ROI_HEADS, self.cfg.TEST
+        found = []
+        for boxes, scores, in_view in zip(*self._average_boxes(features, proposals), proposals):
+            predictions = (boxes, scores, in_view.image_size, heads.SCORE_THRESH_TEST)
+            detections, _ = fast_rcnn_inference_single_image(
+                *predictions, heads.NMS_THRESH_TEST, test.DETECTIONS_PER_IMAGE
+            )
+            candidates = detections[:0]
+            if test.BOX_VOTING.ENABLED:
+                # A threshold of 1 suppresses nothing.
+                candidates, _ = fast_rcnn_inference_single_image(*predictions, 1.0, -1)
+            found.append((detections, candidates))
+        if self.has_masks:
+            self._average_masks(features, [detections for detections, _ in found])
+        return found
+
+    def _propose(self, views: list[dict[str, Any]]) -> tuple[list[Features], list[Instances]]:
+        """Each member's feature maps, and the proposals for all."""
+        proposals = None
+        features = []
+        for member in self.members:
+            images = self._preprocess(member, views)
+            features.append(member.backbone(images.tensor))
+            if member is self.proposer and member.proposal_generator is not None:
+                proposals, _ = member.proposal_generator(images, features[-1], None)
+        if proposals is None:
+            proposals = [view["proposals"].to(self.proposer.device) for view in views]
+        return features, proposals
+
+    def _preprocess(self, member: GeneralizedRCNN, views: list[dict[str, Any]]) -> ImageList:
+        if member.input_format not in (None, self.cfg.INPUT.FORMAT):
+            views = [{**view, "image": view["image"].flip(0)} for view in views]
+        return member.preprocess_image(views)
+
+    def _average_boxes(
+        self, features: list[Features], proposals: list[Instances]
+    ) -> tuple[list[Tensor], list[Tensor]]:
+        """For each view, boxes, (R, 4 K) or (R, 4), and class probabilities, (R, K + 1)."""
+        predictions = [
+            predict_boxes(member.roi_heads, maps, proposals)
+            for member, maps in zip(self.members, features)
+        ]
+        boxes, scores = zip(*predictions)
+        return [_mean_boxes(in_view) for in_view in zip(*boxes)], [
+            torch.stack(in_view).mean(0) for in_view in zip(*scores)
+        ]
+
+    def _average_masks(self, features: list[Features], detections: list[Instances]) -> None:
+        """Give the detections of each view their "pred_masks", (N, 1, h, w)."""
+        masks = []
+        for member, maps in zip(self.members, features):
+            if member.roi_heads.mask_on:
+                copies = [Instances(d.image_size, **d.get_fields()) for d in detections]
+                found = member.roi_heads.forward_with_given_boxes(maps, copies)
+                masks.append([in_view.pred_masks for in_view in found])
+        for in_view, members_masks in zip(detections, zip(*masks)):
+            if len({mask.shape for mask in members_masks}) > 1:
+                raise InputError(
+                    "The models of TEST.ENSEMBLE.MEMBERS have masks of different sizes; give them "
+                    "the same MODEL.ROI_MASK_HEAD.POOLER_RESOLUTION."
+                )
+            in_view.pred_masks = torch.stack(members_masks).mean(0)
+
+    def _merge(self, detections: Instances, candidates: Instances, several: bool) -> Instances:
+        """The detections in one or several views, in pixels of the result, as one result."""
+        test = self.cfg.TEST
+        kept = detections
+        if several:
+            threshold = self.cfg.MODEL.ROI_HEADS.NMS_THRESH_TEST
+            boxes, scores = detections.pred_boxes.tensor, detections.scores
+            order = batched_nms(boxes, scores, detections.pred_classes, threshold)
+            limit = test.DETECTIONS_PER_IMAGE
+            kept = detections[order[:limit] if limit >= 0 else order]
+        if self.has_masks:
+            if several and test.MASK_VOTING.ENABLED:
+                masks = vote_masks(kept, detections, test.MASK_VOTING.IOU)
+            else:
+                in_boxes = ROIMasks(kept.pred_masks[:, 0])
+                masks = in_boxes.to_bitmasks(kept.pred_boxes, *kept.image_size).tensor
+            kept.pred_masks = masks
+        if test.BOX_VOTING.ENABLED:
+            kept.pred_boxes = Boxes(vote_boxes(kept, candidates, test.BOX_VOTING.IOU))
+        if test.TIGHTEN_BOXES:
+            tighten_boxes(kept)
+        return kept
+
+
+def _mean_boxes(boxes: Sequence[Tensor]) -> Tensor:
+    """The mean of members' boxes, some of which may have one for all classes."""
+    most = max(b.shape[1] for b in boxes)
+    return torch.stack([b.repeat(1, most // b.shape[1]) for b in boxes]).mean(0)
+
+
+def _check_members(cfg: CfgNode, members: Sequence[Any]) -> None:
+    for member in members:
+        if not isinstance(member, GeneralizedRCNN):
+            raise InputError(
+                "Test-time augmentation, voting, tightened boxes and ensembles are for "
+                "MODEL.META_ARCHITECTURE GeneralizedRCNN, and this model is a "
+                f"{type(member).__name__}; switch TEST.AUG, TEST.BOX_VOTING and "
+                "TEST.TIGHTEN_BOXES off."
+            )
+    if cfg.MODEL.KEYPOINT_ON:
+        raise InputError(
+            "MODEL.KEYPOINT_ON is True; test-time augmentation and ensembles merge no keypoints."
+        )
+    number, proposer = len(members), cfg.TEST.ENSEMBLE.PROPOSALS_FROM
+    if not 0 <= proposer < number:
+        raise InputError(
+            f"TEST.ENSEMBLE.PROPOSALS_FROM is {proposer}; it must be the number of one of the "
+            f"{number} models, counted from 0."
+        )
+    if members[proposer].proposal_generator is None and not cfg.MODEL.LOAD_PROPOSALS:
+        raise InputError(
+            f"Model {proposer}, which TEST.ENSEMBLE.PROPOSALS_FROM names, has no RPN; name "
+            "another, or have proposals read from files with MODEL.LOAD_PROPOSALS."
+        )
+    num_classes = cfg.MODEL.ROI_HEADS.NUM_CLASSES
+    for member in members:
+        if member.roi_heads.num_classes != num_classes:
+            raise InputError(
+                f"MODEL.ROI_HEADS.NUM_CLASSES is {num_classes}, but a model of "
+                f"TEST.ENSEMBLE.MEMBERS has {member.roi_heads.num_classes} classes."
+            )
+    if cfg.TEST.TIGHTEN_BOXES and not any(member.roi_heads.mask_on for member in members):
+        raise InputError("TEST.TIGHTEN_BOXES is True, but the model has no masks.")

@@ -1,0 +1,82 @@
+"""The views of an image that are merged at test time."""
+
+from collections.abc import Callable, Iterator, Sequence
+from itertools import groupby
+from typing import Any
+
+from detectron2.config import CfgNode
+from detectron2.modeling import DatasetMapperTTA
+from detectron2.structures import Boxes, Instances
+from fvcore.transforms import HFlipTransform, NoOpTransform, TransformList
+from torch import Tensor
+
+Size = tuple[int, int]
+"""Height and width in pixels."""
+
+ViewMapper = Callable[[dict[str, Any]], list[dict[str, Any]]]
+"""From the input of one image to those of its views, with the "transforms" that made them."""
+
+
+def build_view_mapper(cfg: CfgNode) -> ViewMapper:
+    """The views that ``TEST.AUG`` asks for, or the image itself."""
+    return DatasetMapperTTA(cfg) if cfg.TEST.AUG.ENABLED else identity_view
+
+
+def identity_view(image: dict[str, Any]) -> list[dict[str, Any]]:
+    """An image as its own only view."""
+    return [{**image, "transforms": TransformList([NoOpTransform()])}]
+
+
+def transform_proposals(view: dict[str, Any]) -> None:
+    """Take the proposals of the image along into a view that was made of it, in place."""
+    if "proposals" not in view:
+        return
+    given: Instances = view["proposals"]
+    height, width = view["image"].shape[1:]
+    proposals = Instances((height, width), **given.get_fields())
+    boxes = transform_boxes(given.proposal_boxes.tensor, view["transforms"])
+    proposals.proposal_boxes = Boxes(boxes)
+    view["proposals"] = proposals
+
+
+def transform_boxes(boxes: Tensor, transforms: TransformList) -> Tensor:
+    """Boxes, (N, 4), where an augmentation moves them."""
+    return boxes.new_tensor(transforms.apply_box(boxes.cpu().numpy())).reshape(-1, 4)
+
+
+def map_back(
+    found: Instances, transforms: TransformList, image_size: Size, result_size: Size
+) -> Instances:
+    """What was found in a view, in pixels of the result.
+
+    Args:
+        found: with "pred_boxes" and maybe "pred_masks", (N, 1, h, w), in their boxes.
+        transforms: what made the view, of resizing and flipping.
+        image_size: (H', W') of the image that it was made of.
+        result_size: (H, W) to scale to.
+
+    Returns:
+        The same without boxes that are empty.
+    """
+    boxes = Boxes(transform_boxes(found.pred_boxes.tensor, transforms.inverse()))
+    boxes.scale(result_size[1] / image_size[1], result_size[0] / image_size[0])
+    boxes.clip(result_size)
+    mapped = Instances(result_size, **found.get_fields())
+    mapped.pred_boxes = boxes
+    flips = sum(isinstance(transform, HFlipTransform) for transform in transforms.transforms)
+    if flips % 2 == 1 and mapped.has("pred_masks"):
+        mapped.pred_masks = mapped.pred_masks.flip(3)
+    return mapped[boxes.nonempty()]
+
+
+def batches_of_like_size(
+    views: Sequence[dict[str, Any]], batch_size: int
+) -> Iterator[list[dict[str, Any]]]:
+    """Neighbouring views of equal size together, at most ``batch_size`` of them.
+
+    Those of other sizes would be padded, which reaches the results through group norms.
+    """
+    for _, group in groupby(views, key=lambda view: view["image"].shape):
+        alike = list(group)
+        for start in range(0, len(alike), batch_size):
+            yield alike[start : start + batch_size]

@@ -6,50 +6,45 @@ import panet  # noqa: F401  # isort: skip  # first, to silence a warning of PyTo
 import argparse
 from typing import Any
 
-from detectron2.config import CfgNode
 from detectron2.engine import default_argument_parser, default_setup, launch
-from detectron2.evaluation import verify_results
 from detectron2.utils import comm
 from detectron2.utils.logger import setup_logger
 
 from panet import model_zoo
-from panet.checkpoint import build_checkpointer
 from panet.config import load_config
-from panet.data.availability import check_split
 from panet.device import check_gpus, keep_freed_memory, limit_cpu_threads
-from panet.engine import PANetTrainer
+from panet.engine import LazyTrainer, PANetTrainer, ResumableTrainer
 from panet.errors import add_debug_argument, exit_on_input_error
+from panet.lazy_config import load_lazy_config
 
 
-def setup(args: argparse.Namespace) -> CfgNode:
-    """The configuration from the file and the command line."""
+def setup(args: argparse.Namespace) -> tuple[type[ResumableTrainer], Any]:
+    """The configuration from the file and the command line, and the trainer for its kind."""
+    trainer_class: type[ResumableTrainer] = PANetTrainer
     if args.config_file:
         args.config_file = model_zoo.find_config_file(args.config_file)
-    cfg = load_config(args.config_file, args.opts)
-    cfg.freeze()
+    if args.config_file.endswith(".py"):
+        trainer_class = LazyTrainer
+        cfg = load_lazy_config(args.config_file, args.opts)
+    else:
+        cfg = load_config(args.config_file, args.opts)
+        cfg.freeze()
     default_setup(cfg, args)
-    setup_logger(cfg.OUTPUT_DIR, distributed_rank=comm.get_rank(), name="panet")
-    return cfg
+    output_dir = trainer_class.read_settings(cfg).output_dir
+    setup_logger(output_dir, distributed_rank=comm.get_rank(), name="panet")
+    return trainer_class, cfg
 
 
 @exit_on_input_error()
 def main(args: argparse.Namespace) -> Any:
-    cfg = setup(args)
-    for split in ("TEST",) if args.eval_only else ("TRAIN", "TEST"):
-        check_split(cfg, split)
-    if cfg.MODEL.DEVICE == "cpu":
+    trainer_class, cfg = setup(args)
+    trainer_class.check_data(cfg, ("TEST",) if args.eval_only else ("TRAIN", "TEST"))
+    if trainer_class.read_settings(cfg).device == "cpu":
         limit_cpu_threads(comm.get_local_size())
         keep_freed_memory()
     if args.eval_only:
-        model = PANetTrainer.build_model(cfg)
-        build_checkpointer(cfg, model, cfg.OUTPUT_DIR).resume_or_load(
-            cfg.MODEL.WEIGHTS, resume=args.resume
-        )
-        results = PANetTrainer.test(cfg, model)
-        if comm.is_main_process():
-            verify_results(cfg, results)
-        return results
-    trainer = PANetTrainer(cfg)
+        return trainer_class.evaluate(cfg, resume=args.resume)
+    trainer = trainer_class(cfg)
     trainer.resume_or_load(resume=args.resume)
     return trainer.train()
 

@@ -4,13 +4,15 @@ import difflib
 import logging
 from pathlib import Path
 
-from detectron2.config import CfgNode
+from detectron2.config import CfgNode, instantiate
 from detectron2.modeling import build_model
+from omegaconf import DictConfig
 from torch import nn
 
-from .checkpoint import build_checkpointer
+from .checkpoint import build_checkpointer, build_lazy_checkpointer
 from .config import load_config
 from .errors import DownloadError, InputError
+from .lazy_config import load_lazy_config
 
 logger = logging.getLogger(__name__)
 
@@ -21,9 +23,14 @@ _CONFIG_ROOT = Path(__file__).parent / "configs"
 
 
 def list_configs() -> list[str]:
-    """Every name that the functions of this module take, e.g. "panet_R50_2x.yaml"."""
-    paths = (path.relative_to(_CONFIG_ROOT) for path in _CONFIG_ROOT.rglob("*.yaml"))
-    return sorted(path.as_posix() for path in paths if not path.name.startswith("Base-"))
+    """Every name that the functions of this module take, e.g. "panet_R50_2x.yaml".
+
+    Those of Python configurations begin with "lazy/" and end in ".py".
+    """
+    yaml = [path for path in _CONFIG_ROOT.rglob("*.yaml") if not path.name.startswith("Base-")]
+    common = _CONFIG_ROOT / "lazy" / "common"
+    python = [path for path in _CONFIG_ROOT.rglob("*.py") if common not in path.parents]
+    return sorted(path.relative_to(_CONFIG_ROOT).as_posix() for path in (*yaml, *python))
 
 
 def get_config_file(config_path: str) -> str:
@@ -61,18 +68,28 @@ def find_config_file(name_or_path: str) -> str:
         raise InputError(f"There is no configuration file {name_or_path}: {error}") from None
 
 
-def get_config(config_path: str, trained: bool = False) -> CfgNode:
+def get_config(config_path: str, trained: bool = False) -> CfgNode | DictConfig:
     """A configuration, for the CPU where there is no CUDA.
 
     Args:
         config_path: a name from :func:`list_configs`.
-        trained: whether ``MODEL.WEIGHTS`` shall be the trained checkpoint. Otherwise it is what
-            training starts from, usually a backbone trained on ImageNet.
+        trained: whether ``MODEL.WEIGHTS``, or ``train.init_checkpoint``, shall be the trained
+            checkpoint. Otherwise it is what training starts from, usually a backbone trained on
+            ImageNet.
+
+    Returns:
+        A ``CfgNode`` for a name that ends in ".yaml", a ``DictConfig`` for one that ends in ".py".
 
     Raises:
         ValueError: if there is no such configuration, or no checkpoint for it.
     """
-    cfg = load_config(get_config_file(config_path))
+    config_file = get_config_file(config_path)
+    if config_file.endswith(".py"):
+        lazy_cfg = load_lazy_config(config_file)
+        if trained:
+            lazy_cfg.train.init_checkpoint = get_checkpoint_url(config_path)
+        return lazy_cfg
+    cfg = load_config(config_file)
     if trained:
         cfg.MODEL.WEIGHTS = get_checkpoint_url(config_path)
     return cfg
@@ -112,11 +129,21 @@ def get(config_path: str, trained: bool = False, device: str | None = None) -> n
         DownloadError: if a trained checkpoint cannot be downloaded.
     """
     cfg = get_config(config_path, trained)
-    if device is not None:
-        cfg.MODEL.DEVICE = device
-    model = build_model(cfg)
+    if isinstance(cfg, DictConfig):
+        model = instantiate(cfg.model).to(device or cfg.train.device)
+        checkpointer, weights = build_lazy_checkpointer(cfg, model), cfg.train.init_checkpoint
+    else:
+        if device is not None:
+            cfg.MODEL.DEVICE = device
+        try:
+            model = build_model(cfg)
+        except DownloadError as error:  # about timm's weights
+            logger.warning("%s The model keeps random weights.", error)
+            cfg.MODEL.TIMM.PRETRAINED = False
+            model = build_model(cfg)
+        checkpointer, weights = build_checkpointer(cfg, model), cfg.MODEL.WEIGHTS
     try:
-        build_checkpointer(cfg, model).load(cfg.MODEL.WEIGHTS)
+        checkpointer.load(weights)
     except DownloadError as error:
         if trained:
             raise

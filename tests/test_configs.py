@@ -14,9 +14,11 @@ from detectron2.data import DatasetCatalog
 from detectron2.layers import Conv2d, FrozenBatchNorm2d, NaiveSyncBatchNorm
 from detectron2.modeling import ProposalNetwork, build_model
 from torch import nn
+from torch.nn.modules.batchnorm import _BatchNorm
 
 from panet import load_config
 from panet.engine import PANetTrainer
+from panet.modeling import DeformConv
 from panet.modeling.box_head import PANetBoxHead
 from panet.modeling.pafpn import PAFPN
 from panet.modeling.pooler import AllLevelPooler
@@ -35,6 +37,7 @@ def build_without_memory(cfg: CfgNode) -> nn.Module:
     """The model at its real size, whose tensors have shapes and no contents."""
     cfg = cfg.clone()
     cfg.MODEL.DEVICE = "meta"
+    cfg.MODEL.TIMM.PRETRAINED = False
     with torch.device("meta"):
         return build_model(cfg)
 
@@ -43,20 +46,51 @@ def build_without_memory(cfg: CfgNode) -> nn.Module:
 def test_builds(path: Path) -> None:
     cfg = load_config(str(path))
     model = build_without_memory(cfg)
-    assert len(model.backbone.bottom_up.res5) == (2 if "R18" in path.name else 3)
-    blocks = 23 if "101" in path.name else 2 if "R18" in path.name else 6
-    assert len(model.backbone.bottom_up.res4) == blocks
-    groups = model.backbone.bottom_up.res2[0].conv2.groups
-    assert groups == (64 if "X101_64x4d" in path.name else 1)
+    if cfg.MODEL.TIMM.NAME:
+        assert timm_blocks(model.backbone.bottom_up) == TIMM_BLOCKS[timm_network(path.stem)]
+    else:
+        assert_resnet(model.backbone.bottom_up, path.name)
     if isinstance(model, ProposalNetwork):
         return
-    num_classes = {"cityscapes": 8, "mapillary": 37, "shapes": 4}.get(
+    num_classes = {"cityscapes": 8, "mapillary": 37, "nuclei": 1, "shapes": 4}.get(
         cfg.DATASETS.TRAIN[0].split("_")[0], 80
     )
-    assert model.roi_heads.box_predictor.cls_score.out_features == num_classes + 1
+    predictor = model.roi_heads.box_predictor
+    for stage in predictor if isinstance(predictor, nn.ModuleList) else [predictor]:
+        assert stage.cls_score.out_features == num_classes + 1
     if model.roi_heads.mask_on:
         assert model.roi_heads.mask_head.predictor.out_channels == num_classes
     assert model.roi_heads.mask_on == ("faster" not in path.name and "_det" not in path.name)
+
+
+def assert_resnet(resnet: nn.Module, file_name: str) -> None:
+    assert len(resnet.res5) == (2 if "R18" in file_name else 3)
+    blocks = 23 if "101" in file_name else 2 if "R18" in file_name else 6
+    if "ensemble" not in file_name:  # whose first member is an X101
+        assert len(resnet.res4) == blocks
+        assert resnet.res2[0].conv2.groups == (64 if "X101_64x4d" in file_name else 1)
+
+
+# The class of the blocks of each network, their number, and the groups of their convolutions.
+TIMM_BLOCKS = {
+    "resnext101_64x4d": ("Bottleneck", 3 + 4 + 23 + 3, 64),
+    "seresnext101_32x4d": ("SEResNeXtBottleneck", 3 + 4 + 23 + 3, 32),
+    "senet154": ("SEBottleneck", 3 + 8 + 36 + 3, 64),
+    "resnet269": ("Bottleneck", 3 + 30 + 48 + 8, 1),
+    "convnext_T": ("ConvNeXtBlock", 3 + 3 + 9 + 3, None),
+    "swin_T": ("SwinTransformerBlock", 2 + 2 + 6 + 2, None),
+}
+
+
+def timm_network(file_stem: str) -> str:
+    return file_stem.removeprefix("panet_").removesuffix("_balanced")
+
+
+def timm_blocks(backbone: nn.Module) -> tuple[str, int, int | None]:
+    kinds = {name for name, _, _ in TIMM_BLOCKS.values()}
+    blocks = [module for module in backbone.modules() if type(module).__name__ in kinds]
+    convolution = getattr(blocks[0], "conv2", None)
+    return type(blocks[0]).__name__, len(blocks), getattr(convolution, "groups", None)
 
 
 def make_small(cfg: CfgNode, dataset: str, folder: Path) -> None:
@@ -69,6 +103,11 @@ def make_small(cfg: CfgNode, dataset: str, folder: Path) -> None:
         model.RESNETS.RES2_OUT_CHANNELS = 16
         model.RESNETS.WIDTH_PER_GROUP = 4
         model.RESNETS.NUM_GROUPS = min(2, model.RESNETS.NUM_GROUPS)
+    if model.TIMM.NAME:
+        model.TIMM.PRETRAINED = False
+        key = "layers" if "res" in model.TIMM.NAME or "senet" in model.TIMM.NAME else "depths"
+        model.TIMM.ARGUMENTS[key] = [1, 1, 1, 1]
+    cfg.TEST.ENSEMBLE.MEMBERS = []
     # GN has 32 groups, and conv5_fc half of the mask head's channels.
     model.FPN.OUT_CHANNELS = model.ROI_BOX_HEAD.CONV_DIM = model.ROI_BOX_HEAD.FC_DIM = 32
     model.ROI_MASK_HEAD.CONV_DIM = 64
@@ -133,7 +172,9 @@ def test_trains(path: Path, tiny_dataset: str, tmp_path: Path) -> None:
     if not cfg.MODEL.LOAD_PROPOSALS:
         expected |= {"loss_rpn_cls", "loss_rpn_loc"}
     if cfg.MODEL.META_ARCHITECTURE != "ProposalNetwork":
-        expected |= {"loss_cls", "loss_box_reg"}
+        cascaded = cfg.MODEL.ROI_HEADS.NAME == "CascadePANetROIHeads"
+        stages = ["_stage0", "_stage1", "_stage2"] if cascaded else [""]
+        expected |= {f"{loss}{stage}" for loss in ("loss_cls", "loss_box_reg") for stage in stages}
     if cfg.MODEL.MASK_ON:
         expected |= {"loss_mask"}
     assert losses == expected
@@ -152,6 +193,7 @@ def test_the_rpn_is_evaluated_and_resumes(tiny_dataset: str, tmp_path: Path) -> 
     assert "AR@100" in resumed.train()["box_proposals"]
 
 
+CHALLENGE = "MST MBN BPA AFP(max,after) FF(conv3,sum) HHD"
 COMPONENTS = {
     "ablations/table3_1_baseline": "",
     "ablations/table3_2_mst": "MST",
@@ -183,11 +225,21 @@ COMPONENTS = {
     "paper/panet_faster_R50_mst": "MST MBN BPA AFP(max,after) HHD",
     "paper/panet_faster_X101_64x4d": "MBN BPA AFP(max,after) HHD",
     "paper/panet_faster_X101_64x4d_mst": "MST MBN BPA AFP(max,after) HHD",
+    "challenge/ensemble": f"{CHALLENGE} DCN",
+    "challenge/panet_R50_dcn": f"{CHALLENGE} DCN",
+    "challenge/panet_R50_dcn_tricks": f"{CHALLENGE} DCN",
+    "challenge/panet_X101_64x4d_dcn": f"{CHALLENGE} DCN",
+    "challenge/panet_X101_64x4d_dcn_balanced": f"{CHALLENGE} DCN",
+    "challenge/panet_X101_64x4d_dcn_seed2": f"{CHALLENGE} DCN",
+    "challenge/panet_resnet269": CHALLENGE,
+    "challenge/panet_senet154": CHALLENGE,
+    "challenge/panet_seresnext101_32x4d": CHALLENGE,
+    "challenge/panet_seresnext101_32x4d_balanced": CHALLENGE,
 }
 
 
 def test_every_recipe_of_the_paper_is_in_the_table() -> None:
-    folders = ("ablations", "cityscapes", "paper")
+    folders = ("ablations", "challenge", "cityscapes", "paper")
     names = {
         path.relative_to(CONFIGS).with_suffix("").as_posix()
         for path in FILES
@@ -211,13 +263,14 @@ def test_components(name: str, expected: str) -> None:
         ),
         fully_connected_fusion(model): heads.mask_on and heads.mask_head.fc_branch is not None,
         "HHD": has_heavier_head(model),
+        "DCN": any(isinstance(m, DeformConv) for m in model.backbone.bottom_up.modules()),
     }
     assert [component for component, on in found.items() if on] == expected.split()
     if heads.mask_on:
         first = heads.mask_head.mask_fcn1
         assert isinstance(heads.mask_pooler, AllLevelPooler) == ("AFP" in expected)
         assert "AFP" not in expected or adaptive_pooling(first) in expected
-    assert Path("output", name) == Path(cfg.OUTPUT_DIR)
+    assert Path("output", name.removesuffix("_tricks")) == Path(cfg.OUTPUT_DIR)
 
 
 def has_heavier_head(model: nn.Module) -> bool:
@@ -255,7 +308,9 @@ def is_synchronized(model: nn.Module) -> bool:
     ]
     norms = {type(getattr(layer, "norm", None)) for layer in new_layers}
     backbone = {
-        type(layer.norm) for layer in model.backbone.bottom_up.modules() if hasattr(layer, "norm")
+        type(norm)
+        for norm in model.backbone.bottom_up.modules()
+        if isinstance(norm, FrozenBatchNorm2d | _BatchNorm)
     }
     frozen = [name for name, p in model.named_parameters() if not p.requires_grad]
     if norms == {type(None)}:
@@ -273,7 +328,8 @@ def test_results_name_every_recipe_of_others() -> None:
     text = (CONFIGS.parent / "docs" / "results.md").read_text()
     named = set(re.findall(r"\| `([\w/-]+)`", text))
     names = {path.relative_to(CONFIGS).with_suffix("").as_posix() for path in FILES}
-    own = {name for name in names if "/" not in name or name.startswith("quick/")}
+    folders = ("beyond/", "nuclei/", "quick/", "timm/")
+    own = {name for name in names if "/" not in name or name.startswith(folders)}
     assert named == names - own - {"paper/rpn_R50"}
 
 
@@ -289,7 +345,14 @@ COCO_BOXES = (0.02, (60_000,), 80_000, 16)
 CITYSCAPES = (0.01, (18_000,), 24_000, 8)
 
 
-@pytest.mark.parametrize("name", COMPONENTS)
+def test_the_models_of_the_challenge_differ_from_their_networks_recipes_in_training_alone() -> None:
+    for name in ("resnet269", "senet154", "seresnext101_32x4d"):
+        theirs, ours = read(f"challenge/panet_{name}").MODEL, read(f"timm/panet_{name}").MODEL
+        ours.TIMM.NORM = "SyncBN"
+        assert theirs.TIMM == ours.TIMM
+
+
+@pytest.mark.parametrize("name", [name for name in COMPONENTS if "challenge" not in name])
 def test_schedules_of_the_paper(name: str) -> None:
     cfg = read(name)
     solver = cfg.SOLVER
@@ -346,3 +409,29 @@ def test_the_2x_recipe() -> None:
     )
     norms = (cfg.MODEL.FPN, cfg.MODEL.PAFPN, cfg.MODEL.ROI_BOX_HEAD, cfg.MODEL.ROI_MASK_HEAD)
     assert {node.NORM for node in norms} == {"GN"}
+
+
+@pytest.mark.parametrize(("name", "drop_path"), [("convnext_T", 0.4), ("swin_T", 0.2)])
+def test_todays_recipes(name: str, drop_path: float) -> None:
+    cfg = read(f"timm/panet_{name}")
+    solver = cfg.SOLVER
+    assert (solver.OPTIMIZER, solver.BASE_LR, solver.WEIGHT_DECAY) == ("AdamW", 1e-4, 0.05)
+    assert (solver.STEPS, solver.MAX_ITER, solver.IMS_PER_BATCH) == (
+        (210_000, 250_000),
+        270_000,
+        16,
+    )
+    assert dict(cfg.MODEL.TIMM.ARGUMENTS) == {"drop_path_rate": drop_path}
+    assert cfg.MODEL.BACKBONE.FREEZE_AT == 0
+    assert (min(cfg.INPUT.MIN_SIZE_TRAIN), max(cfg.INPUT.MIN_SIZE_TRAIN)) == (480, 800)
+    model = build_without_memory(cfg)
+    decayed = [
+        name
+        for group in PANetTrainer.build_optimizer(cfg, model).param_groups
+        if group["weight_decay"] > 0
+        for parameter in group["params"]
+        for name in [n for n, p in model.named_parameters() if p is parameter]
+    ]
+    assert any(n.startswith("backbone.bottom_up") and n.endswith("weight") for n in decayed)
+    exempt = ("relative_position_bias_table", ".gamma", ".norm.weight", ".norm1.weight")
+    assert not [n for n in decayed if n.endswith(exempt)]

@@ -17,14 +17,16 @@ from panet.errors import InputError
 def test_lists_the_leaves_and_no_base() -> None:
     names = model_zoo.list_configs()
     assert {"panet_R50_2x.yaml", "quick/panet_R18_shapes.yaml"} <= set(names)
-    assert not any("Base" in name for name in names)
+    assert {"lazy/panet_R50_2x.py", "lazy/quick/panet_R18_shapes.py"} <= set(names)
+    assert not any("Base" in name or "common" in name for name in names)
 
 
 def test_config_of_every_name_is_for_this_machine() -> None:
     for name in model_zoo.list_configs():
         assert Path(model_zoo.get_config_file(name)).is_file()
         cfg = model_zoo.get_config(name)
-        assert ("cuda" if torch.cuda.is_available() else "cpu") == cfg.MODEL.DEVICE
+        device = cfg.train.device if name.endswith(".py") else cfg.MODEL.DEVICE
+        assert ("cuda" if torch.cuda.is_available() else "cpu") == device
 
 
 @pytest.mark.parametrize(
@@ -50,8 +52,8 @@ def test_trained_weights_that_do_not_exist() -> None:
         model_zoo.get("panet_R50_2x.yaml", trained=True)
 
 
-def test_get_loads_the_weights(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    name = "quick/panet_R18_shapes.yaml"
+@pytest.mark.parametrize("name", ["quick/panet_R18_shapes.yaml", "lazy/quick/panet_R18_shapes.py"])
+def test_get_loads_the_weights(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     source = model_zoo.get(name)
     torch.save({"model": source.state_dict()}, tmp_path / "model.pth")
     monkeypatch.setitem(model_zoo._CHECKPOINT_URLS, name, str(tmp_path / "model.pth"))
@@ -60,15 +62,16 @@ def test_get_loads_the_weights(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
         assert torch.equal(expected, actual)
 
 
+@pytest.mark.parametrize("name", ["panet_faster_R50_1x.yaml", "lazy/panet_faster_R50_1x.py"])
 def test_without_a_network_the_model_keeps_random_weights(
-    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+    name: str, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     def no_network(self: DetectionCheckpointer, path: str) -> None:
         raise URLError("no network")
 
     monkeypatch.setattr(DetectionCheckpointer, "load", no_network)
     with caplog.at_level(logging.WARNING):
-        assert model_zoo.get("panet_faster_R50_1x.yaml").training
+        assert model_zoo.get(name).training
     assert "R-50.pkl cannot be downloaded (<urlopen error no network>)" in caplog.text
     assert "keeps random weights" in caplog.text
 

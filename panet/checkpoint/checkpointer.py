@@ -12,9 +12,11 @@ from detectron2.checkpoint import DetectionCheckpointer, detection_checkpoint
 from detectron2.config import CfgNode
 from detectron2.data import MetadataCatalog
 from detectron2.utils import comm
+from omegaconf import DictConfig
 from torch import nn
 
 from panet.errors import DownloadError, InputError
+from panet.lazy_config import dataset_names
 
 from .atomic import AtomicPathManager
 from .class_transfer import match_classes, transfer_classes
@@ -22,6 +24,7 @@ from .reading import load_checkpoint, split_checkpoint
 from .safe_pickle import load_pickle
 from .source import rename_tensor
 from .systems import SOURCES
+from .timm_weights import rename_timm_weights
 from .torchvision_resnet import is_torchvision_resnet, resnet_modules
 from .weights import load_safetensors
 
@@ -34,7 +37,7 @@ class PANetCheckpointer(DetectionCheckpointer):
     - It executes nothing that is in a file, and refuses what is damaged or not for the model.
     - A file that it writes is there as a whole or not at all.
     - It resumes from the checkpoint before the last one if the last one is damaged.
-    - It reads torchvision's ResNets as backbones.
+    - It reads torchvision's ResNets, and the files of timm's models, as backbones.
     - Heads that tell other classes apart than the model keep the classes that both have. For that
       it saves the names of the classes beside the weights.
     """
@@ -47,6 +50,7 @@ class PANetCheckpointer(DetectionCheckpointer):
         dataset: str = "",
         source_dataset: str = "",
         synonyms: Sequence[Sequence[str]] = (),
+        weights_key: str = "MODEL.WEIGHTS",
         **kwargs: Any,
     ) -> None:
         """
@@ -55,6 +59,7 @@ class PANetCheckpointer(DetectionCheckpointer):
             dataset: the one whose "thing_classes" the model tells apart; "" if nobody knows.
             source_dataset: the same for files that do not say it themselves.
             synonyms: see :func:`panet.checkpoint.class_transfer.match_classes`.
+            weights_key: the key of the configuration that names the file to load.
             kwargs: what else to save and load, and options of the superclass.
         """
         super().__init__(model, save_dir, **kwargs)
@@ -63,6 +68,7 @@ class PANetCheckpointer(DetectionCheckpointer):
         self.dataset = dataset
         self.source_dataset = source_dataset
         self.synonyms = synonyms
+        self.weights_key = weights_key
 
     def save(self, name: str, **kwargs: Any) -> None:
         classes = _classes_of(self.dataset)
@@ -79,8 +85,8 @@ class PANetCheckpointer(DetectionCheckpointer):
         remote = "://" in file
         if file and comm.is_main_process() and not remote and not Path(file).is_file():
             raise InputError(
-                f"There is no checkpoint {file}; give MODEL.WEIGHTS one that is there or, to start "
-                "from random weights, ''."
+                f"There is no checkpoint {file}; give {self.weights_key} one that is there or, to "
+                "start from random weights, ''."
             )
         self._file = file
         try:
@@ -89,8 +95,8 @@ class PANetCheckpointer(DetectionCheckpointer):
             if not remote:
                 raise
             raise DownloadError(
-                f"{file} cannot be downloaded ({error}); give MODEL.WEIGHTS a copy of it that is "
-                "on this machine or, to start from random weights, ''."
+                f"{file} cannot be downloaded ({error}); give {self.weights_key} a copy of it that "
+                "is on this machine or, to start from random weights, ''."
             ) from error
         finally:
             self._parsed_url_during_load = None  # which the superclass leaves after an error
@@ -129,10 +135,15 @@ class PANetCheckpointer(DetectionCheckpointer):
             return super()._load_file(filename)
 
     def _torch_load(self, filename: str) -> Any:
-        if filename.endswith(".safetensors"):
-            return load_safetensors(Path(filename))
-        checkpoint = load_checkpoint(Path(filename))
+        safetensors = filename.endswith(".safetensors")
+        read = load_safetensors if safetensors else load_checkpoint
+        checkpoint = read(Path(filename))
         tensors, _ = split_checkpoint(checkpoint)
+        of_timm = rename_timm_weights(self.model, tensors)
+        if of_timm is not None:
+            return {"model": of_timm}
+        if safetensors:
+            return checkpoint
         if is_torchvision_resnet(tensors):
             modules = resnet_modules("")
             renamed = {rename_tensor(name, modules): tensor for name, tensor in tensors.items()}
@@ -210,5 +221,27 @@ def build_checkpointer(
         dataset=datasets[0] if datasets else "",
         source_dataset=cfg.MODEL.CLASS_TRANSFER.SOURCE_DATASET,
         synonyms=cfg.MODEL.CLASS_TRANSFER.SYNONYMS,
+        **checkpointables,
+    )
+
+
+def build_lazy_checkpointer(
+    cfg: DictConfig, model: nn.Module, save_dir: str = "", **checkpointables: Any
+) -> PANetCheckpointer:
+    """The checkpointer for a Python configuration.
+
+    Args:
+        cfg: keys ``dataloader``, of whose datasets the first tells the classes, and
+            ``train.class_transfer``.
+        model, save_dir, checkpointables: see :func:`build_checkpointer`.
+    """
+    datasets = [*dataset_names(cfg, "train"), *dataset_names(cfg, "test")]
+    return PANetCheckpointer(
+        model,
+        save_dir,
+        dataset=datasets[0] if datasets else "",
+        source_dataset=cfg.train.class_transfer.source_dataset,
+        synonyms=cfg.train.class_transfer.synonyms,
+        weights_key="train.init_checkpoint",
         **checkpointables,
     )

@@ -34,6 +34,7 @@ _SOURCES = {
     "lvis_": "lvisdataset.org, its images from cocodataset.org/#download",
     "cityscapes_": "www.cityscapes-dataset.com",
     "mapillary_vistas_": "www.mapillary.com/dataset/vistas",
+    "nuclei_": "bbbc.broadinstitute.org/BBBC038 and write it, with tools/prepare_nuclei.py,",
     "voc_": "host.robots.ox.ac.uk/pascal/VOC",
     "ade20k_": "sceneparsing.csail.mit.edu",
 }
@@ -74,12 +75,21 @@ def check_datasets(cfg: CfgNode, names: Sequence[str]) -> None:
     Raises:
         InputError: if it is not so.
     """
+    check_files(names)
+    check_classes(cfg, names)
+
+
+def check_files(names: Sequence[str]) -> None:
+    """Check that datasets are registered and that their files are there.
+
+    Raises:
+        InputError: if it is not so.
+    """
     for name in names:
         _check_registered(name)
         _check_files(name)
         if name in mapillary.SPLITS:
             mapillary.read_classes(name)
-    check_classes(cfg, names)
 
 
 def _check_registered(name: str) -> None:
@@ -112,31 +122,38 @@ def _check_files(name: str) -> None:
 
 
 def check_classes(cfg: CfgNode, names: Sequence[str]) -> None:
+    """:func:`compare_classes` for the model of ``cfg``.
+
+    Args:
+        cfg: keys ``MODEL.META_ARCHITECTURE`` and, of the architectures with such a key, the
+            ``NUM_CLASSES``; others pass.
+        names: of datasets.
+    """
+    section = CLASS_SECTIONS.get(cfg.MODEL.META_ARCHITECTURE)
+    if section is not None and section in cfg.MODEL:
+        key = f"MODEL.{section}.NUM_CLASSES"
+        compare_classes(names, cfg.MODEL[section].NUM_CLASSES, key)
+
+
+def compare_classes(names: Sequence[str], num_classes: int, key: str) -> None:
     """Check that the model tells as many classes apart as the datasets have.
 
     If the model has more, only a warning says so.
 
     Args:
-        cfg: keys ``MODEL.META_ARCHITECTURE`` and, of the architectures with such a key, the
-            ``NUM_CLASSES``; others pass.
         names: of datasets; those without "thing_classes" in their metadata pass.
+        num_classes: of the model.
+        key: of the configuration, which says so.
 
     Raises:
         InputError: if a dataset has more, or if the datasets have different classes.
     """
-    section = CLASS_SECTIONS.get(cfg.MODEL.META_ARCHITECTURE)
-    if section is None or section not in cfg.MODEL:
-        return
-    num_classes = cfg.MODEL[section].NUM_CLASSES
     known: dict[str, list[str]] = {}
     for name in names:
         classes = MetadataCatalog.get(name).get("thing_classes")
         if classes is None:
             continue
-        sizes = (
-            f"Dataset {name!r} has {len(classes)} classes, but MODEL.{section}.NUM_CLASSES is "
-            f"{num_classes}"
-        )
+        sizes = f"Dataset {name!r} has {len(classes)} classes, but {key} is {num_classes}"
         if len(classes) > num_classes:
             raise InputError(f"{sizes}; make them equal.")
         if len(classes) < num_classes:

@@ -10,23 +10,36 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import torch
-from detectron2.config import CfgNode
+from detectron2.config import CfgNode, configurable
 from detectron2.data import DatasetFromList, MapDataset
 from detectron2.data.build import (
     _train_loader_from_config,
     trivial_batch_collator,
     worker_init_reset_seed,
 )
+from detectron2.data.samplers import TrainingSampler
 from detectron2.utils import comm
 from detectron2.utils.env import seed_all_rng
 from torch.utils.data import DataLoader, Dataset, Sampler
 
 from panet.errors import InputError
+from panet.modeling.choices import check_choice
 
 from .availability import check_datasets
+from .class_balanced_sampler import ClassBalancedTrainingSampler
 from .mapper import InstanceMapMapper
 from .proposals import proposals_read_safely
 from .records import read_train_records
+
+SAMPLERS = (
+    "TrainingSampler",
+    "ClassBalancedTrainingSampler",
+    "RepeatFactorTrainingSampler",
+    "RandomSubsetTrainingSampler",
+    "WeightedTrainingSampler",
+    "WeightedCategoryTrainingSampler",
+)
+"""Values of ``DATALOADER.SAMPLER_TRAIN``, detectron2's but for the second."""
 
 
 class Draw(NamedTuple):
@@ -127,34 +140,11 @@ def _start_worker(worker: int) -> None:
     worker_init_reset_seed(worker)
 
 
-def build_train_loader(
+def _from_config(
     cfg: CfgNode, mapper: Callable[[dict[str, Any]], Any] | None = None
-) -> DataLoader[Any]:
-    """The loader that ``cfg`` asks for.
-
-    Its ``batch_sampler`` is a :class:`TrainBatchSampler`, whose ``first_batch`` may be set before
-    the first iteration.
-
-    Args:
-        cfg: keys ``DATASETS``, ``DATALOADER``, ``INPUT``, ``SOLVER.IMS_PER_BATCH`` and ``SEED``,
-            which decides the order of the images and their augmentation; at random if negative.
-        mapper: makes of a record of the dataset what the model reads; by default an
-            :class:`InstanceMapMapper`, detectron2's ``DatasetMapper`` for all datasets.
-
-    Returns:
-        An endless iterable over lists of dicts in detectron2's input format, of
-        ``IMS_PER_BATCH`` divided by the number of processes each.
-
-    Raises:
-        InputError: if ``IMS_PER_BATCH`` cannot be divided among the processes, or if a dataset or
-            its proposals cannot be read or do not fit the model.
-    """
-    world_size = comm.get_world_size()
-    if cfg.SOLVER.IMS_PER_BATCH % world_size != 0:
-        raise InputError(
-            f"SOLVER.IMS_PER_BATCH is {cfg.SOLVER.IMS_PER_BATCH}; it must be a multiple of the "
-            f"{world_size} processes that share it."
-        )
+) -> dict[str, Any]:
+    _images_of_this_process("SOLVER.IMS_PER_BATCH", cfg.SOLVER.IMS_PER_BATCH)
+    check_choice("DATALOADER.SAMPLER_TRAIN", cfg.DATALOADER.SAMPLER_TRAIN, SAMPLERS)
     seed = cfg.SEED if cfg.SEED >= 0 else comm.shared_random_seed()
     cfg = cfg.clone()
     cfg.defrost()
@@ -165,20 +155,79 @@ def build_train_loader(
     mapper = mapper or InstanceMapMapper(cfg, True)
     with proposals_read_safely(cfg, "TRAIN"):
         records = read_train_records(cfg)
+        sampler = None
+        if cfg.DATALOADER.SAMPLER_TRAIN == "ClassBalancedTrainingSampler":
+            sampler = ClassBalancedTrainingSampler(records, seed)
         # One of its samplers reads the datasets again.
-        parts = _train_loader_from_config(cfg, mapper, dataset=records)
+        parts = _train_loader_from_config(cfg, mapper, dataset=records, sampler=sampler)
+    return {**parts, "seed": seed}
+
+
+@configurable(from_config=_from_config)
+def build_train_loader(
+    dataset: Sequence[dict[str, Any]],
+    *,
+    mapper: Callable[[dict[str, Any]], Any],
+    sampler: Sampler[int] | None = None,
+    total_batch_size: int,
+    aspect_ratio_grouping: bool = True,
+    num_workers: int = 0,
+    seed: int = -1,
+) -> DataLoader[Any]:
+    """A loader of training data that can go on where another one was.
+
+    Its ``batch_sampler`` is a :class:`TrainBatchSampler`, whose ``first_batch`` may be set before
+    the first iteration.
+
+    Instead of the arguments below it takes a ``CfgNode``, with its keys ``DATASETS``,
+    ``DATALOADER``, ``INPUT``, ``SOLVER.IMS_PER_BATCH`` and ``SEED``, and then, if it shall be
+    another one than :class:`InstanceMapMapper`, a ``mapper``.
+
+    Args:
+        dataset: records of images, e.g. of :func:`panet.data.records.read_records`.
+        mapper: makes of a record what the model reads.
+        sampler: an endless stream of indices of ``dataset``, the same one at every iteration over
+            it; by default detectron2's ``TrainingSampler``.
+        total_batch_size: images in a batch of all processes.
+        aspect_ratio_grouping: whether the images of a batch shall all be wide, or all high.
+        num_workers: processes that read the data; 0 to read in this one.
+        seed: decides the order of the images and their augmentation; at random if negative.
+
+    Returns:
+        An endless iterable over lists of dicts in detectron2's input format, of
+        ``total_batch_size`` divided by the number of processes each.
+
+    Raises:
+        InputError: if the batch cannot be divided among the processes, or, given a ``CfgNode``,
+            if a dataset or its proposals cannot be read or do not fit the model, or the sampler
+            is unknown or finds nothing to draw.
+    """
+    batch_size = _images_of_this_process("dataloader.train.total_batch_size", total_batch_size)
+    if seed < 0:
+        seed = comm.shared_random_seed()
+    if sampler is None:
+        seed_all_rng(seed)
+        sampler = TrainingSampler(len(dataset))
     groups = None
-    if parts["aspect_ratio_grouping"]:
-        groups = [int(record["width"] > record["height"]) for record in records]
-    mapped = MapDataset(DatasetFromList(records, copy=False), parts["mapper"])
+    if aspect_ratio_grouping:
+        groups = [int(record["width"] > record["height"]) for record in dataset]
+    mapped = MapDataset(DatasetFromList(dataset, copy=False), mapper)
     return TrainLoader(
         SeededMapDataset(mapped, derive_seed(seed, comm.get_rank())),
-        batch_sampler=TrainBatchSampler(
-            parts["sampler"], cfg.SOLVER.IMS_PER_BATCH // world_size, groups
-        ),
-        num_workers=parts["num_workers"],
+        batch_sampler=TrainBatchSampler(sampler, batch_size, groups),
+        num_workers=num_workers,
         collate_fn=trivial_batch_collator,
         worker_init_fn=_start_worker,
         # Or starting the workers would take a random number from the iteration that they start in.
         generator=torch.Generator(),
     )
+
+
+def _images_of_this_process(key: str, total_batch_size: int) -> int:
+    world_size = comm.get_world_size()
+    if total_batch_size % world_size != 0:
+        raise InputError(
+            f"{key} is {total_batch_size}; it must be a multiple of the {world_size} processes "
+            "that share it."
+        )
+    return total_batch_size // world_size

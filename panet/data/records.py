@@ -1,9 +1,8 @@
 """Reading the records of the datasets that a configuration names."""
 
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from itertools import chain
 from typing import Any
 
 from detectron2.config import CfgNode
@@ -12,8 +11,13 @@ from detectron2.data import get_detection_dataset_dicts
 from panet.errors import InputError
 
 from .availability import check_classes
+from .proposals import load_proposals
 
-_BY_CATEGORY = ("RepeatFactorTrainingSampler", "WeightedCategoryTrainingSampler")
+_BY_CATEGORY = (
+    "ClassBalancedTrainingSampler",
+    "RepeatFactorTrainingSampler",
+    "WeightedCategoryTrainingSampler",
+)
 
 
 @contextmanager
@@ -38,12 +42,43 @@ def one_line_errors(name: str) -> Iterator[None]:
         ) from error
 
 
-def read_train_records(cfg: CfgNode) -> list[dict[str, Any]]:
-    """The records of all datasets in ``DATASETS.TRAIN``, with their proposals if they have files.
+def read_records(
+    names: str | Sequence[str],
+    filter_empty: bool = True,
+    min_keypoints: int = 0,
+    proposal_files: Sequence[str] | None = None,
+) -> list[dict[str, Any]]:
+    """The records of datasets, with their proposals if they have files.
 
-    Unlike with detectron2's own function, some of the datasets may have "annotations" and others
-    instance maps. Of the former, images without annotations are left out if
-    ``DATALOADER.FILTER_EMPTY_ANNOTATIONS``.
+    Unlike with detectron2's ``get_detection_dataset_dicts``, some of the datasets may have
+    "annotations" and others instance maps, and proposals are read by
+    :func:`panet.data.proposals.load_proposals`.
+
+    Args:
+        names: of one registered dataset or several.
+        filter_empty: whether to leave out images without annotations, of datasets that list them.
+        min_keypoints: images with fewer keypoints are left out.
+        proposal_files: one for each dataset; None for no proposals.
+
+    Raises:
+        InputError: if a dataset or its proposals cannot be read.
+    """
+    found = []
+    for position, name in enumerate([names] if isinstance(names, str) else names):
+        with one_line_errors(name):
+            records = get_detection_dataset_dicts(
+                [name], filter_empty=filter_empty, min_keypoints=min_keypoints
+            )
+            if proposal_files is not None:
+                records = load_proposals(records, proposal_files[position])
+        found += records
+    return found
+
+
+def read_train_records(cfg: CfgNode) -> list[dict[str, Any]]:
+    """The records of all datasets in ``DATASETS.TRAIN``, see :func:`read_records`.
+
+    Images without annotations are left out if ``DATALOADER.FILTER_EMPTY_ANNOTATIONS``.
 
     Raises:
         InputError: if there is no dataset, one cannot be read, has other classes than the model, or
@@ -55,21 +90,20 @@ def read_train_records(cfg: CfgNode) -> list[dict[str, Any]]:
     min_keypoints = (
         cfg.MODEL.ROI_KEYPOINT_HEAD.MIN_KEYPOINTS_PER_IMAGE if cfg.MODEL.KEYPOINT_ON else 0
     )
-    parts = []
+    found = []
     for position, name in enumerate(names):
         files = cfg.DATASETS.PROPOSAL_FILES_TRAIN[position : position + 1]
-        with one_line_errors(name):
-            records = get_detection_dataset_dicts(
-                [name],
-                filter_empty=cfg.DATALOADER.FILTER_EMPTY_ANNOTATIONS,
-                min_keypoints=min_keypoints,
-                proposal_files=files if cfg.MODEL.LOAD_PROPOSALS else None,
-            )
+        records = read_records(
+            name,
+            filter_empty=cfg.DATALOADER.FILTER_EMPTY_ANNOTATIONS,
+            min_keypoints=min_keypoints,
+            proposal_files=files if cfg.MODEL.LOAD_PROPOSALS else None,
+        )
         if cfg.DATALOADER.SAMPLER_TRAIN in _BY_CATEGORY and "annotations" not in records[0]:
             raise InputError(
                 f"DATALOADER.SAMPLER_TRAIN {cfg.DATALOADER.SAMPLER_TRAIN} counts annotations, which"
                 f" dataset {name!r} does not list; choose TrainingSampler."
             )
-        parts.append(records)
+        found += records
     check_classes(cfg, names)
-    return list(chain.from_iterable(parts))
+    return found

@@ -81,5 +81,10 @@ class ProgressBar(HookBase):
             handler.removeFilter(_is_not_a_metric)
 
 
+def progress_bars() -> list[HookBase]:
+    """A :class:`ProgressBar` where people watch: in the main process, at a terminal."""
+    return [ProgressBar()] if comm.is_main_process() and sys.stderr.isatty() else []
+
+
 def _is_not_a_metric(record: logging.LogRecord) -> bool:
     return record.name != "detectron2.utils.events"

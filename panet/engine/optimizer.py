@@ -8,10 +8,14 @@ from detectron2.solver.build import maybe_add_gradient_clipping
 from torch import nn
 
 from panet.modeling.choices import check_choice
+from panet.modeling.timm_backbone import TimmBackbone
 
 
 def build_optimizer(cfg: CfgNode, model: nn.Module) -> torch.optim.Optimizer:
     """The optimizer that ``SOLVER.OPTIMIZER`` names, with detectron2's parameter groups.
+
+    For AdamW, positional biases, layer scales and whatever else is neither weight nor bias of a
+    layer in a timm backbone decay like norms, by ``SOLVER.WEIGHT_DECAY_NORM``.
 
     Raises:
         ValueError: if it is neither "SGD" nor "AdamW".
@@ -19,6 +23,12 @@ def build_optimizer(cfg: CfgNode, model: nn.Module) -> torch.optim.Optimizer:
     check_choice("SOLVER.OPTIMIZER", cfg.SOLVER.OPTIMIZER, ("SGD", "AdamW"))
     if cfg.SOLVER.OPTIMIZER == "SGD":
         return build_sgd(cfg, model)
+    free = {
+        name.rpartition(".")[2]
+        for module in model.modules()
+        if isinstance(module, TimmBackbone)
+        for name, _ in module.named_parameters()
+    } - {"weight", "bias"}
     params = get_default_optimizer_params(
         model,
         base_lr=cfg.SOLVER.BASE_LR,
@@ -26,6 +36,7 @@ def build_optimizer(cfg: CfgNode, model: nn.Module) -> torch.optim.Optimizer:
         weight_decay_norm=cfg.SOLVER.WEIGHT_DECAY_NORM,
         bias_lr_factor=cfg.SOLVER.BIAS_LR_FACTOR,
         weight_decay_bias=cfg.SOLVER.WEIGHT_DECAY_BIAS,
+        overrides={name: {"weight_decay": cfg.SOLVER.WEIGHT_DECAY_NORM} for name in free},
     )
     adamw = maybe_add_gradient_clipping(cfg, torch.optim.AdamW)
     return adamw(params, lr=cfg.SOLVER.BASE_LR, fused=True)

@@ -105,7 +105,12 @@ def test_errors_of_the_mapper_stay_one_line(cfg: CfgNode, tmp_path: Path, worker
 
 
 @pytest.mark.parametrize(
-    "sampler", ["RepeatFactorTrainingSampler", "WeightedCategoryTrainingSampler"]
+    "sampler",
+    [
+        "ClassBalancedTrainingSampler",
+        "RepeatFactorTrainingSampler",
+        "WeightedCategoryTrainingSampler",
+    ],
 )
 def test_maps_have_no_categories_to_sample_by(cfg: CfgNode, sampler: str) -> None:
     cfg.DATALOADER.SAMPLER_TRAIN = sampler

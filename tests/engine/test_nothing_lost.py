@@ -73,10 +73,18 @@ def test_signals_save_and_a_resumed_run_equals_an_undisturbed_one(
 
 
 def test_signals_end_forks_as_ever(cfg: CfgNode) -> None:
-    fork = multiprocessing.get_context("fork").Process(target=time.sleep, args=(60,))
+    context = multiprocessing.get_context("fork")
+    started = context.Event()
+
+    def wait() -> None:
+        started.set()
+        time.sleep(60)
+
+    fork = context.Process(target=wait)
 
     def end_a_fork() -> None:
         fork.start()
+        started.wait()  # Python loses signals that come while it forks
         fork.terminate()
         fork.join(10)
 

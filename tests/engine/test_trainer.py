@@ -10,10 +10,10 @@ from detectron2.checkpoint import DetectionCheckpointer
 from detectron2.config import CfgNode
 from detectron2.data import DatasetMapper, build_detection_train_loader
 from detectron2.data.transforms import ResizeShortestEdge
-from detectron2.modeling import GeneralizedRCNNWithTTA
 
 from panet.data.loader import build_train_loader
 from panet.engine import PANetTrainer
+from panet.inference import RCNNEnsemble
 
 
 def weights(trainer: PANetTrainer) -> dict[str, torch.Tensor]:
@@ -133,16 +133,17 @@ def assert_equal_metrics(actual: dict[str, Any], expected: dict[str, Any]) -> No
 
 
 def test_evaluation_with_augmentation(tiny_cfg: CfgNode, monkeypatch: pytest.MonkeyPatch) -> None:
-    calls = []
-    forward = GeneralizedRCNNWithTTA.__call__
+    inputs: list[dict[str, Any]] = []
+    forward = RCNNEnsemble.__call__
     monkeypatch.setattr(
-        GeneralizedRCNNWithTTA, "__call__", lambda self, x: calls.append(1) or forward(self, x)
+        RCNNEnsemble, "__call__", lambda self, x: inputs.extend(x) or forward(self, x)
     )
     tiny_cfg.TEST.AUG.ENABLED = True
     tiny_cfg.TEST.AUG.MIN_SIZES = (64, 96)
     results = PANetTrainer.test(tiny_cfg, PANetTrainer.build_model(tiny_cfg))
     assert {"bbox", "segm"} <= set(results)
-    assert len(calls) == 12
+    assert len(inputs) == 12
+    assert inputs[0]["image"].shape == (3, 256, 256), "it was resized twice"
 
 
 @pytest.mark.parametrize("dtype", ["bfloat16", "float16"])

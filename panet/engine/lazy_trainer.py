@@ -1,0 +1,183 @@
+"""The trainer for configurations in Python."""
+
+import copy
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from detectron2.config import LazyConfig, instantiate
+from detectron2.engine import HookBase, default_writers, hooks
+from detectron2.evaluation import (
+    DatasetEvaluator,
+    DatasetEvaluators,
+    inference_on_dataset,
+    print_csv_format,
+)
+from detectron2.solver import LRMultiplier
+from detectron2.utils import comm
+from detectron2.utils.events import EventWriter, has_event_storage
+from omegaconf import DictConfig, OmegaConf
+from torch import nn
+
+from panet.checkpoint import PANetCheckpointer, build_lazy_checkpointer
+from panet.data.availability import check_files, compare_classes
+from panet.deployment import optimize_for_inference
+from panet.evaluation import PictureRecorder
+from panet.lazy_config import dataset_names, replace_cuda_only_norms
+from panet.modeling.choices import check_choice
+from panet.modeling.convolutions import activate_in_place
+
+from .hooks import progress_bars
+from .resumable import ResumableTrainer, RunSettings
+
+
+class LazyTrainer(ResumableTrainer):
+    """The trainer for configurations of :func:`panet.lazy_config.load_lazy_config`.
+
+    It reads ``model``, ``optimizer``, ``lr_multiplier``, ``dataloader`` and ``train`` as
+    detectron2's ``lazyconfig_train_net.py`` does; ``dataloader.evaluator`` may be absent or None
+    for no evaluation. Loaders of :func:`panet.data.loader.build_train_loader` go on where they
+    were when a run is resumed.
+    """
+
+    amp_dtype_key = "train.amp.dtype"
+    learning_rate_key = "optimizer.lr"
+    num_workers_key = "dataloader.train.num_workers"
+
+    @classmethod
+    def read_settings(cls, cfg: DictConfig) -> RunSettings:
+        train = cfg.train
+        return RunSettings(
+            output_dir=train.output_dir,
+            device=train.device,
+            weights=train.init_checkpoint,
+            seed=train.seed,
+            max_iter=train.max_iter,
+            amp_enabled=train.amp.enabled,
+            amp_dtype=train.amp.dtype,
+            ddp=dict(train.ddp),
+        )
+
+    @classmethod
+    def check_data(cls, cfg: DictConfig, splits: Sequence[str] = ("TRAIN", "TEST")) -> None:
+        """See :class:`ResumableTrainer`; data that ``names`` in ``cfg`` do not name passes."""
+        for split in splits:
+            if split == "TRAIN" or _has_evaluation(cfg):
+                names = dataset_names(cfg, split.lower())
+                check_files(names)
+                _check_classes(cfg, names)
+
+    @classmethod
+    def build_checkpointer(
+        cls, cfg: DictConfig, model: nn.Module, **checkpointables: Any
+    ) -> PANetCheckpointer:
+        return build_lazy_checkpointer(cfg, model, cfg.train.output_dir, **checkpointables)
+
+    @classmethod
+    def with_seed(cls, cfg: DictConfig, seed: int) -> DictConfig:
+        cfg = copy.deepcopy(cfg)
+        cfg.train.seed = seed
+        return cfg
+
+    @classmethod
+    def save_config(cls, cfg: DictConfig, file: Path) -> None:
+        LazyConfig.save(cfg, str(file))
+
+    def build_hooks(self) -> list[HookBase]:
+        train = self.cfg.train
+        found = [*progress_bars(), hooks.IterationTimer(), hooks.LRScheduler()]
+        if comm.is_main_process():
+            found.append(hooks.PeriodicCheckpointer(self.checkpointer, **train.checkpointer))
+        if _has_evaluation(self.cfg):
+            # After the checkpoint, which is there then if the evaluation fails.
+            found.append(hooks.EvalHook(train.eval_period, self._test_and_keep_results))
+        if comm.is_main_process():
+            found.append(hooks.PeriodicWriter(self.build_writers(), period=train.log_period))
+        return found
+
+    def _test_and_keep_results(self) -> dict[str, Any]:
+        self._last_eval_results = self.test(self.cfg, self.model)
+        return self._last_eval_results
+
+    def build_writers(self) -> list[EventWriter]:
+        writers: list[EventWriter] = default_writers(self.cfg.train.output_dir, self.max_iter)
+        return writers
+
+    @classmethod
+    def build_model(cls, cfg: DictConfig) -> nn.Module:
+        node = cfg.model
+        if comm.get_world_size() > 1 and torch.device(cfg.train.device).type == "cpu":
+            node = copy.deepcopy(node)
+            replace_cuda_only_norms(node)
+        model = instantiate(node).to(cfg.train.device)
+        activate_in_place(model)
+        if cfg.train.channels_last:
+            model = model.to(memory_format=torch.channels_last)
+        return model
+
+    @classmethod
+    def build_optimizer(cls, cfg: DictConfig, model: nn.Module) -> torch.optim.Optimizer:
+        node = copy.deepcopy(cfg.optimizer)
+        node.params.model = model
+        optimizer: torch.optim.Optimizer = instantiate(node)
+        return optimizer
+
+    @classmethod
+    def build_lr_scheduler(
+        cls, cfg: DictConfig, optimizer: torch.optim.Optimizer
+    ) -> torch.optim.lr_scheduler.LRScheduler:
+        return LRMultiplier(optimizer, instantiate(cfg.lr_multiplier), cfg.train.max_iter)
+
+    @classmethod
+    def build_train_loader(cls, cfg: DictConfig) -> Iterable[Any]:
+        check_files(dataset_names(cfg, "train"))
+        loader: Iterable[Any] = instantiate(cfg.dataloader.train)
+        _check_classes(cfg, dataset_names(cfg, "train"))  # some are known only now
+        return loader
+
+    @classmethod
+    def build_test_loader(cls, cfg: DictConfig) -> Iterable[Any]:
+        check_files(dataset_names(cfg, "test"))
+        loader: Iterable[Any] = instantiate(cfg.dataloader.test)
+        _check_classes(cfg, dataset_names(cfg, "test"))
+        return loader
+
+    @classmethod
+    def build_evaluator(cls, cfg: DictConfig) -> DatasetEvaluator:
+        found = instantiate(cfg.dataloader.evaluator)
+        evaluators = [found] if isinstance(found, DatasetEvaluator) else list(found)
+        if has_event_storage():  # within a training
+            evaluators += [
+                PictureRecorder(name, cfg.train.eval_pictures)
+                for name in dataset_names(cfg, "test")
+            ]
+        return DatasetEvaluators(evaluators)
+
+    @classmethod
+    def test(cls, cfg: DictConfig, model: nn.Module) -> dict[str, Any]:
+        """Evaluate ``model`` with ``dataloader.evaluator`` on the data of ``dataloader.test``."""
+        if not _has_evaluation(cfg):
+            return {}
+        options = cfg.train.eval_optimize
+        if options.enabled:
+            dtypes = ("float32", "bfloat16", "float16")
+            check_choice("train.eval_optimize.dtype", options.dtype, dtypes)
+            model = optimize_for_inference(model, getattr(torch, options.dtype), options.compile)
+        loader = cls.build_test_loader(cfg)
+        # The evaluator reads files that reading the dataset may write.
+        results: dict[str, Any] = inference_on_dataset(model, loader, cls.build_evaluator(cfg))
+        if comm.is_main_process():
+            print_csv_format(results)
+        return results
+
+
+def _has_evaluation(cfg: DictConfig) -> bool:
+    return cfg.dataloader.get("evaluator") is not None
+
+
+def _check_classes(cfg: DictConfig, names: Sequence[str]) -> None:
+    key = "model.roi_heads.num_classes"
+    num_classes = OmegaConf.select(cfg, key)
+    if num_classes is not None:
+        compare_classes(names, num_classes, key)

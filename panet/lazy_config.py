@@ -1,0 +1,161 @@
+"""Python configurations: detectron2's ``LazyConfig``, with what this project's trainer reads."""
+
+import difflib
+import warnings
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from detectron2.config import LazyConfig
+from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.core.override_parser.types import Override
+from hydra.errors import HydraException
+from omegaconf import DictConfig, ListConfig, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+
+from .device import available_device
+from .errors import InputError
+
+_ABSENT = object()
+
+
+def load_lazy_config(config_file: str, overrides: Sequence[str] = ()) -> DictConfig:
+    """A Python configuration for this machine: without CUDA, ``train.device`` becomes "cpu".
+
+    Args:
+        config_file: path of a Python file in the form of detectron2's ``LazyConfig``.
+        overrides: as on the command line: "key=value", or "+key=value" for a key that the file
+            does not have.
+
+    Raises:
+        InputError: if the file is not there, it has no section ``train``, or an override is wrong.
+            Errors within the file are raised as they are.
+    """
+    if not Path(config_file).is_file():
+        raise InputError(f"There is no configuration file {config_file}.")
+    with warnings.catch_warnings():
+        # detectron2.model_zoo, which configurations take their common parts from, imports it.
+        warnings.filterwarnings("ignore", "pkg_resources is deprecated")
+        cfg = LazyConfig.load(config_file)
+    if not isinstance(cfg.get("train"), DictConfig):
+        raise InputError(
+            f"{config_file} has no section 'train'; import it as the files of configs/lazy do."
+        )
+    _add_train_keys(cfg.train)
+    for override in overrides:
+        _apply(cfg, override)
+    cfg.train.device = available_device("train.device", cfg.train.device)
+    return cfg
+
+
+def _add_train_keys(train: DictConfig) -> None:
+    """Add the keys that detectron2's own files lack, as far as this one lacks them."""
+    defaults: dict[str, Any] = {
+        # Decides the random numbers, the order of the data included; at random if negative.
+        "seed": -1,
+        # Keep feature maps channels-last, which most convolutions prefer.
+        "channels_last": False,
+        # What amp.enabled computes in: "float16", on CUDA only, or "bfloat16".
+        "amp": {"enabled": False, "dtype": "float16"},
+        # At every evaluation in training, so many images go to TensorBoard.
+        "eval_pictures": 8,
+        # Evaluate a faster copy of the model, see panet.optimize_for_inference.
+        "eval_optimize": {"enabled": False, "dtype": "float32", "compile": False},
+        # What becomes of heads for other classes, see MODEL.CLASS_TRANSFER of YAML.
+        "class_transfer": {"source_dataset": "", "synonyms": []},
+    }
+    train.merge_with(OmegaConf.merge(defaults, train))
+
+
+def dataset_names(cfg: DictConfig, loader: str) -> list[str]:
+    """The datasets that a loader reads, as far as its ``dataset`` has ``names``.
+
+    Args:
+        cfg: a whole configuration.
+        loader: "train" or "test".
+    """
+    names = OmegaConf.select(cfg, f"dataloader.{loader}.dataset.names", default=[])
+    return [names] if isinstance(names, str) else list(names)
+
+
+def replace_cuda_only_norms(node: Any) -> None:
+    """Replace "SyncBN", which needs CUDA to synchronize, by "naiveSyncBN_N" throughout ``node``.
+
+    The two have the same parameters, so checkpoints go both ways.
+    """
+    for key, value in _items(node):
+        if isinstance(value, DictConfig | ListConfig):
+            replace_cuda_only_norms(value)
+        elif value == "SyncBN" and str(key).endswith("norm"):
+            node[key] = "naiveSyncBN_N"
+
+
+def _apply(cfg: DictConfig, text: str) -> None:
+    override = _parse(text)
+    key = override.key_or_group
+    if override.is_delete():
+        raise InputError(f"{text} asks to delete a key; give it the value null instead.")
+    try:
+        old = OmegaConf.select(cfg, key, default=_ABSENT, throw_on_resolution_failure=False)
+        if not override.is_add():
+            if old is _ABSENT:
+                close = difflib.get_close_matches(key, _keys(cfg), n=1, cutoff=0.0)
+                raise InputError(
+                    f"There is no configuration key {key}; the closest is {close[0]}. To add a "
+                    f"key, write +{key}=..."
+                )
+            _check_type(key, old, override.value())
+        LazyConfig.apply_overrides(cfg, [text])
+    except (OmegaConfBaseException, KeyError) as error:
+        reason = " ".join(str(error).split())
+        raise InputError(f"The override {text} cannot be applied: {reason}") from error
+
+
+def _parse(text: str) -> Override:
+    try:
+        return OverridesParser.create().parse_override(text)
+    except HydraException as error:
+        raise InputError(
+            f"{text!r} is no override of a Python configuration, which takes key=value, e.g. "
+            "train.max_iter=1000."
+        ) from error
+
+
+def _check_type(key: str, old: Any, new: Any) -> None:
+    """Refuse a value of another type than is there; a list may take the place of a single one."""
+    if isinstance(old, DictConfig) and not isinstance(new, Mapping | None):
+        raise InputError(f"{key} is {new}; it must be a section or null.")
+    expected = {type(value) for value in _scalars(old)}
+    if float in expected:
+        expected.add(int)
+    for value in _scalars(new):
+        if expected and type(value) not in expected:
+            names = " or ".join(sorted(kind.__name__ for kind in expected))
+            raise InputError(
+                f"{key} is {value}, of type {type(value).__name__}; it must be of type {names}, "
+                f"like {old}."
+            )
+
+
+def _scalars(value: Any) -> Iterator[Any]:
+    """The numbers, truth values and texts of a value, itself or the items of a list."""
+    if isinstance(value, list | tuple | ListConfig):
+        for item in value:
+            yield from _scalars(item)
+    elif isinstance(value, bool | int | float | str):
+        yield value
+
+
+def _items(node: DictConfig | ListConfig) -> Iterator[tuple[Any, Any]]:
+    """Keys or indices and what is there, without references to other places."""
+    keys: Iterable[Any] = node if isinstance(node, DictConfig) else range(len(node))
+    for key in keys:
+        if not OmegaConf.is_interpolation(node, key):
+            yield key, node[key]
+
+
+def _keys(node: DictConfig | ListConfig, prefix: str = "") -> Iterator[str]:
+    for key, value in _items(node):
+        yield f"{prefix}{key}"
+        if isinstance(value, DictConfig | ListConfig):
+            yield from _keys(value, f"{prefix}{key}.")

@@ -45,16 +45,17 @@ class RCNNEnsemble(GeneralizedRCNNWithTTA):
         self,
         cfg: CfgNode,
         models: Sequence[nn.Module],
+        proposals_from: int = 0,
         tta_mapper: ViewMapper | None = None,
         batch_size: int | None = None,
     ) -> None:
         """
         Args:
             cfg: keys ``TEST.AUG``, ``TEST.BOX_VOTING``, ``TEST.MASK_VOTING``,
-                ``TEST.TIGHTEN_BOXES`` and ``TEST.ENSEMBLE.PROPOSALS_FROM``; thresholds and NMS
-                where a single model has them.
+                ``TEST.TIGHTEN_BOXES``; thresholds and NMS where a single model has them.
             models: ``GeneralizedRCNN``s for the same classes, in evaluation mode. Those without
                 masks have no say in them.
+            proposals_from: the model that proposes boxes to all, counted from 0.
             tta_mapper: makes the views of an image; by default those of ``TEST.AUG``.
             batch_size: how many views of one size to compute at once; by default
                 ``TEST.AUG.BATCH_SIZE``.
@@ -65,7 +66,7 @@ class RCNNEnsemble(GeneralizedRCNNWithTTA):
         members: list[Any] = [
             m.module if isinstance(m, DistributedDataParallel) else m for m in models
         ]
-        _check_members(cfg, members)
+        _check_members(cfg, members, proposals_from)
         batch_size = cfg.TEST.AUG.BATCH_SIZE if batch_size is None else batch_size
         if batch_size < 1:
             raise InputError(f"TEST.AUG.BATCH_SIZE is {batch_size}; it must be at least 1.")
@@ -75,7 +76,7 @@ class RCNNEnsemble(GeneralizedRCNNWithTTA):
         super().__init__(parent_cfg, members[0], tta_mapper or build_view_mapper(cfg), batch_size)
         self.cfg = cfg.clone()
         self.members: Any = nn.ModuleList(members)
-        self.proposer = members[cfg.TEST.ENSEMBLE.PROPOSALS_FROM]
+        self.proposer = members[proposals_from]
         self.has_masks = any(member.roi_heads.mask_on for member in members)
 
     def __call__(self, batched_inputs: list[dict[str, Any]]) -> list[dict[str, Instances]]:
@@ -221,7 +222,7 @@ def _mean_boxes(boxes: Sequence[Tensor]) -> Tensor:
     return torch.stack([b.repeat(1, most // b.shape[1]) for b in boxes]).mean(0)
 
 
-def _check_members(cfg: CfgNode, members: Sequence[Any]) -> None:
+def _check_members(cfg: CfgNode, members: Sequence[Any], proposals_from: int) -> None:
     for member in members:
         if not isinstance(member, GeneralizedRCNN):
             raise InputError(
@@ -234,15 +235,14 @@ def _check_members(cfg: CfgNode, members: Sequence[Any]) -> None:
         raise InputError(
             "MODEL.KEYPOINT_ON is True; test-time augmentation and ensembles merge no keypoints."
         )
-    number, proposer = len(members), cfg.TEST.ENSEMBLE.PROPOSALS_FROM
-    if not 0 <= proposer < number:
+    if not 0 <= proposals_from < len(members):
         raise InputError(
-            f"TEST.ENSEMBLE.PROPOSALS_FROM is {proposer}; it must be the number of one of the "
-            f"{number} models, counted from 0."
+            f"TEST.ENSEMBLE.PROPOSALS_FROM is {proposals_from}; it must be the number of one of "
+            f"the {len(members)} models, counted from 0."
         )
-    if members[proposer].proposal_generator is None and not cfg.MODEL.LOAD_PROPOSALS:
+    if members[proposals_from].proposal_generator is None and not cfg.MODEL.LOAD_PROPOSALS:
         raise InputError(
-            f"Model {proposer}, which TEST.ENSEMBLE.PROPOSALS_FROM names, has no RPN; name "
+            f"Model {proposals_from}, which TEST.ENSEMBLE.PROPOSALS_FROM names, has no RPN; name "
             "another, or have proposals read from files with MODEL.LOAD_PROPOSALS."
         )
     num_classes = cfg.MODEL.ROI_HEADS.NUM_CLASSES

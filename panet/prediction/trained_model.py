@@ -103,7 +103,7 @@ def _load_ensemble(cfg: CfgNode) -> tuple[RCNNEnsemble, list[Category]]:
                 f"than member 0: {', '.join(own)}, not {', '.join(names[0])}."
             )
     cfg.MODEL.ROI_HEADS.NUM_CLASSES = len(names[0])
-    return RCNNEnsemble(cfg, members), categories[0]
+    return RCNNEnsemble(cfg, members, cfg.TEST.ENSEMBLE.PROPOSALS_FROM), categories[0]
 
 
 def _member_configs(cfg: CfgNode) -> list[CfgNode]:

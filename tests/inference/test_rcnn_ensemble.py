@@ -153,8 +153,7 @@ def test_each_trick_changes_the_result_and_no_other_key_does(cfg: CfgNode) -> No
 
 def test_members_are_averaged_on_the_proposals_of_one(cfg: CfgNode) -> None:
     first, second = build(cfg, 3), build(cfg, 4)
-    cfg.TEST.ENSEMBLE.PROPOSALS_FROM = 1
-    ensemble, (image,) = RCNNEnsemble(cfg, [first, second]), images(cfg, 1)
+    ensemble, (image,) = RCNNEnsemble(cfg, [first, second], proposals_from=1), images(cfg, 1)
     (found,) = run(ensemble, [image])
 
     # By hand: detectron2's own passes with the second one's proposals.
@@ -265,10 +264,6 @@ def only_the_mirror_image(cfg: CfgNode) -> ViewMapper:
     ("overrides", "message"),
     [
         (["TEST.AUG.BATCH_SIZE", 0], r"TEST.AUG.BATCH_SIZE is 0; it must be at least 1"),
-        (
-            ["TEST.ENSEMBLE.PROPOSALS_FROM", 2],
-            r"PROPOSALS_FROM is 2; it must be .* of the 2 models",
-        ),
         (["MODEL.ROI_HEADS.NUM_CLASSES", 7], r"NUM_CLASSES is 7, but .* has 4 classes"),
         (["MODEL.KEYPOINT_ON", True], r"MODEL.KEYPOINT_ON is True"),
     ],
@@ -282,6 +277,8 @@ def test_wrong_keys(cfg: CfgNode, overrides: list[Any], message: str) -> None:
 
 def test_models_that_cannot_be_merged(cfg: CfgNode) -> None:
     model = build(cfg)
+    with pytest.raises(InputError, match="PROPOSALS_FROM is 2; it must be .* of the 2 models"):
+        RCNNEnsemble(cfg, [model, model], proposals_from=2)
     cfg.TEST.TIGHTEN_BOXES = True
     with pytest.raises(InputError, match="MODEL.META_ARCHITECTURE GeneralizedRCNN, .* a Linear;"):
         add_testing_tricks(cfg, nn.Linear(1, 1))

@@ -121,3 +121,27 @@ def test_wrong_images_are_named(record: dict[str, Any]) -> None:
     with pytest.raises(InputError, match=r"vistas_training_1.jpg, got \(6, 5\)") as error:
         mapper()(record)
     assert "\n" not in str(error.value)
+
+
+def test_flips_in_both_directions(tiny_cfg: CfgNode, tiny_dataset: str) -> None:
+    record = DatasetCatalog.get(tiny_dataset)[0]
+    tiny_cfg.INPUT.RANDOM_FLIP = "none"
+    plain = InstanceMapMapper(tiny_cfg, True)(record)
+    tiny_cfg.INPUT.RANDOM_FLIP = "both"
+    flipping = InstanceMapMapper(tiny_cfg, True)
+    assert tiny_cfg.INPUT.RANDOM_FLIP == "both"
+    np.random.seed(0)
+    seen: list[tuple[int, ...]] = []
+    for _ in range(80):
+        found = flipping(record)
+        dims = [
+            d for d in ((), (1,), (2,), (1, 2)) if (plain["image"].flip(d)).equal(found["image"])
+        ]
+        assert len(dims) == 1
+        masks = plain["instances"].gt_masks.tensor.flip(dims[0])
+        assert masks.equal(found["instances"].gt_masks.tensor)
+        seen += dims
+    assert all(seen.count(dims) > 8 for dims in ((), (1,), (2,), (1, 2)))
+    # Nothing is flipped for testing.
+    test = InstanceMapMapper(tiny_cfg, False)
+    assert all(test(record)["image"].equal(test(record)["image"]) for _ in range(8))

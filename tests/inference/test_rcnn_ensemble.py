@@ -68,6 +68,13 @@ def test_one_model_on_the_image_itself_is_the_model(cfg: CfgNode, trick: str) ->
         assert_equal(ours, theirs, atol=1e-4 if trick else 0.0)
 
 
+def test_what_overlaps_in_a_single_view_does_not_vote_on_masks(cfg: CfgNode) -> None:
+    cfg.MODEL.ROI_HEADS.NMS_THRESH_TEST = 0.95
+    model, inputs = build(cfg), images(cfg)
+    for ours, theirs in zip(run(RCNNEnsemble(cfg, [model]), inputs), run(model, inputs)):
+        assert_equal(ours, theirs)
+
+
 def test_one_view_of_the_usual_size_is_plain_inference(cfg: CfgNode) -> None:
     model = build(cfg)
     expected = run(model, images(cfg))

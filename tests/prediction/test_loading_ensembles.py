@@ -72,6 +72,16 @@ def test_it_is_evaluated_on_datasets(
     assert 0 <= expected["segm"]["AP50"] <= 100
 
 
+def test_members_are_optimized_as_the_ensemble_says(
+    pair: tuple[SmallModel, SmallModel], tiny_cfg: CfgNode
+) -> None:
+    tiny_cfg.merge_from_list([*members(pair), "TEST.OPTIMIZE.DTYPE", "bfloat16"])
+    model, _ = load_trained_model(tiny_cfg)
+    assert {m.backbone.bottom_up.res2[0].conv1.weight.dtype for m in model.members} == {
+        torch.bfloat16
+    }
+
+
 def test_members_that_do_not_go_together(
     pair: tuple[SmallModel, SmallModel], tiny_cfg: CfgNode, tmp_path: Path
 ) -> None:

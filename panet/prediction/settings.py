@@ -11,8 +11,16 @@ from detectron2.utils.file_io import PathManager
 
 from panet.errors import DownloadError, InputError
 
+from .trained_model import member_configs
+
 _KEYS = ("MODEL", "INPUT", "TEST")
-_NO_MATTER = ("MODEL.WEIGHTS", "MODEL.DEVICE", "TEST.EVAL_PERIOD", "TEST.EXPECTED_RESULTS")
+_NO_MATTER = (
+    "MODEL.WEIGHTS",
+    "MODEL.DEVICE",
+    "TEST.EVAL_PERIOD",
+    "TEST.EXPECTED_RESULTS",
+    "TEST.ENSEMBLE.MEMBERS",
+)
 
 
 def prediction_settings(cfg: CfgNode) -> dict[str, Any]:
@@ -22,7 +30,8 @@ def prediction_settings(cfg: CfgNode) -> dict[str, Any]:
         cfg: as from :func:`panet.prediction.predictor.prediction_config`.
 
     Returns:
-        Values as JSON has them. "weights" is a digest of the file, wherever it lies.
+        Values as JSON has them. "weights" is a digest of the file, wherever it lies; of an
+        ensemble, the settings of its members.
 
     Raises:
         InputError: if the weights are not there.
@@ -33,7 +42,10 @@ def prediction_settings(cfg: CfgNode) -> dict[str, Any]:
         for key, value in _flatten(cfg[section], f"{section}.").items()
         if key not in _NO_MATTER and "_TRAIN" not in key
     }
-    values["weights"] = _digest(_local_file(cfg.MODEL.WEIGHTS))
+    if cfg.TEST.ENSEMBLE.MEMBERS:
+        values["weights"] = [prediction_settings(member) for member in member_configs(cfg)]
+    else:
+        values["weights"] = _digest(_local_file(cfg.MODEL.WEIGHTS))
     settings: dict[str, Any] = json.loads(json.dumps(values))
     return settings
 

@@ -83,30 +83,13 @@ def check_weights(cfg: CfgNode) -> None:
         raise InputError("MODEL.WEIGHTS is empty; give the weights of a trained model.")
 
 
-def _load_single_model(cfg: CfgNode) -> tuple[nn.Module, list[Category]]:
-    """A model without testing tricks; ``cfg`` gets the checkpoint's number of classes."""
-    checkpointer = _TrainedModel(cfg)
-    checkpoint = checkpointer.load(cfg.MODEL.WEIGHTS)
-    model = optimize_from_config(checkpointer.model.eval(), cfg)
-    number = cfg.MODEL[CLASS_SECTIONS[cfg.MODEL.META_ARCHITECTURE]].NUM_CLASSES
-    return model, _categories(cfg, checkpoint.get("classes"), number)
+def member_configs(cfg: CfgNode) -> list[CfgNode]:
+    """The configurations of the members of ``TEST.ENSEMBLE``, with their weights.
 
-
-def _load_ensemble(cfg: CfgNode) -> tuple[RCNNEnsemble, list[Category]]:
-    """The members of ``TEST.ENSEMBLE`` as one; ``cfg`` gets their number of classes."""
-    members, categories = zip(*map(_load_single_model, _member_configs(cfg)))
-    names = [[category["name"] for category in of_member] for of_member in categories]
-    for number, (entry, own) in enumerate(zip(cfg.TEST.ENSEMBLE.MEMBERS, names)):
-        if own != names[0]:
-            raise InputError(
-                f"Member {number} of TEST.ENSEMBLE.MEMBERS, {entry[1]}, tells other classes apart "
-                f"than member 0: {', '.join(own)}, not {', '.join(names[0])}."
-            )
-    cfg.MODEL.ROI_HEADS.NUM_CLASSES = len(names[0])
-    return RCNNEnsemble(cfg, members, cfg.TEST.ENSEMBLE.PROPOSALS_FROM), categories[0]
-
-
-def _member_configs(cfg: CfgNode) -> list[CfgNode]:
+    Raises:
+        InputError: if a member is no pair of a configuration and weights, or there is no such
+            configuration.
+    """
     configs = []
     for member in cfg.TEST.ENSEMBLE.MEMBERS:
         is_pair = isinstance(member, list | tuple) and len(member) == 2
@@ -123,6 +106,29 @@ def _member_configs(cfg: CfgNode) -> list[CfgNode]:
         own.TEST.OPTIMIZE = cfg.TEST.OPTIMIZE
         configs.append(own)
     return configs
+
+
+def _load_single_model(cfg: CfgNode) -> tuple[nn.Module, list[Category]]:
+    """A model without testing tricks; ``cfg`` gets the checkpoint's number of classes."""
+    checkpointer = _TrainedModel(cfg)
+    checkpoint = checkpointer.load(cfg.MODEL.WEIGHTS)
+    model = optimize_from_config(checkpointer.model.eval(), cfg)
+    number = cfg.MODEL[CLASS_SECTIONS[cfg.MODEL.META_ARCHITECTURE]].NUM_CLASSES
+    return model, _categories(cfg, checkpoint.get("classes"), number)
+
+
+def _load_ensemble(cfg: CfgNode) -> tuple[RCNNEnsemble, list[Category]]:
+    """The members of ``TEST.ENSEMBLE`` as one; ``cfg`` gets their number of classes."""
+    members, categories = zip(*map(_load_single_model, member_configs(cfg)))
+    names = [[category["name"] for category in of_member] for of_member in categories]
+    for number, (entry, own) in enumerate(zip(cfg.TEST.ENSEMBLE.MEMBERS, names)):
+        if own != names[0]:
+            raise InputError(
+                f"Member {number} of TEST.ENSEMBLE.MEMBERS, {entry[1]}, tells other classes apart "
+                f"than member 0: {', '.join(own)}, not {', '.join(names[0])}."
+            )
+    cfg.MODEL.ROI_HEADS.NUM_CLASSES = len(names[0])
+    return RCNNEnsemble(cfg, members, cfg.TEST.ENSEMBLE.PROPOSALS_FROM), categories[0]
 
 
 def _categories(cfg: CfgNode, names: list[str] | None, number: int) -> list[Category]:

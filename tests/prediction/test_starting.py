@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 from detectron2.config import CfgNode
-from small_models import write_model
+from small_models import SmallModel, write_model
 
 from panet.errors import InputError
 from panet.prediction import prediction_config
@@ -79,3 +79,23 @@ def test_settings_are_those_that_results_depend_on(tiny_cfg: CfgNode, tmp_path: 
     assert settings("INPUT.MIN_SIZE_TEST", "100") != first
     moved.write_bytes(small.weights.read_bytes()[:-1] + b"x")
     assert settings(weights=moved) != first
+
+
+def test_settings_of_an_ensemble_are_those_of_its_members(
+    tiny_cfg: CfgNode, tmp_path: Path
+) -> None:
+    first = write_model(tiny_cfg, tmp_path / "first", seed=3)
+    second = write_model(tiny_cfg, tmp_path / "second", seed=4)
+
+    def settings(*members: SmallModel) -> object:
+        pairs = str([[str(member.config_file), str(member.weights)] for member in members])
+        overrides = ["TEST.ENSEMBLE.MEMBERS", pairs]
+        return prediction_settings(prediction_config(str(first.config_file), overrides=overrides))
+
+    assert settings(first, second) == settings(first, second)
+    assert settings(first, second) != settings(second, first)
+    assert settings(first) != settings(second)
+    assert settings(first) != settings(first, first)
+    moved = tmp_path / "moved.pth"
+    moved.write_bytes(second.weights.read_bytes())
+    assert settings(second) == settings(second._replace(weights=moved))

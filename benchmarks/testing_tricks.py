@@ -24,6 +24,7 @@ from panet import load_config, model_zoo
 from panet.device import keep_freed_memory
 from panet.engine import PANetTrainer
 from panet.errors import add_debug_argument, exit_on_input_error
+from panet.modeling.choices import check_choice
 from panet.prediction import load_trained_model
 
 OFF = {
@@ -49,7 +50,7 @@ def rows(size: int, pairs: list[list[str]]) -> dict[str, dict[str, Any]]:
     """
     flip = {**VIEWS, "TEST.AUG.MIN_SIZES": (size,)}
     table = {
-        "one model, one view": {},
+        "one view": {},
         "box voting": BOX_VOTING,
         "tightened boxes": TIGHT,
         "flip": flip,
@@ -62,11 +63,13 @@ def rows(size: int, pairs: list[list[str]]) -> dict[str, dict[str, Any]]:
         "scales, flip, both votings": {**VIEWS, **VOTING},
         "the same, tightened boxes": {**VIEWS, **VOTING, **TIGHT},
     }
+    for number, pair in enumerate(pairs[1:], start=2):
+        table[f"model {number}, one view"] = {"TEST.ENSEMBLE.MEMBERS": [pair]}
     if len(pairs) > 1:
         ensemble = {"TEST.ENSEMBLE.MEMBERS": pairs}
-        number = f"ensemble of {len(pairs)}"
-        table[number] = ensemble
-        table[f"{number}, scales, flip, both votings"] = {**ensemble, **VIEWS, **VOTING}
+        name = f"ensemble of {len(pairs)}"
+        table[name] = ensemble
+        table[f"{name}, scales, flip, both votings"] = {**ensemble, **VIEWS, **VOTING}
     return table
 
 
@@ -105,6 +108,7 @@ def parse_arguments() -> argparse.Namespace:
     parser.add_argument(
         "--weights", nargs="+", required=True, help="trained with it; of several, the first alone"
     )
+    parser.add_argument("--rows", nargs="+", help="names of the rows to evaluate; all by default")
     add_debug_argument(parser)
     parser.add_argument("opts", nargs=argparse.REMAINDER, help="configuration KEY VALUE pairs")
     return parser.parse_args()
@@ -120,8 +124,9 @@ def main() -> None:
     if usual.MODEL.DEVICE == "cpu":
         keep_freed_memory()
     lines, first = [], 0.0
-    pairs = [[file, weights] for weights in args.weights]
-    for name, changes in rows(usual.INPUT.MIN_SIZE_TEST, pairs).items():
+    table = rows(usual.INPUT.MIN_SIZE_TEST, [[file, weights] for weights in args.weights])
+    for name in args.rows or table:
+        changes = table[check_choice("--rows", name, table)]
         cfg = usual.clone()
         for key, value in {**OFF, **changes}.items():
             cfg.merge_from_list([key, value])

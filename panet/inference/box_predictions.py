@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from functools import singledispatch
 
 from detectron2.modeling.roi_heads import CascadeROIHeads, ROIHeads, StandardROIHeads
-from detectron2.structures import Instances
+from detectron2.structures import Boxes, Instances
 from torch import Tensor
 
 from panet.errors import InputError
@@ -63,3 +63,26 @@ def _(
         scores_of_stages.append(predictor.predict_probs(predictions, proposals))
     weight = 1.0 / roi_heads.num_cascade_stages
     return boxes, [sum(scores) * weight for scores in zip(*scores_of_stages)]
+
+
+def choose_candidates(
+    boxes: Tensor, scores: Tensor, image_size: tuple[int, int], score_threshold: float
+) -> Instances:
+    """The boxes of one image that NMS would choose from.
+
+    Args:
+        boxes: (R, 4 K) or (R, 4).
+        scores: (R, K + 1), the background's last.
+        image_size: (H, W), to clip the boxes to.
+        score_threshold: only those with a higher score are chosen, each for its class.
+
+    Returns:
+        "pred_boxes", "scores" and "pred_classes".
+    """
+    rows, classes = (scores[:, :-1] > score_threshold).nonzero(as_tuple=True)
+    of_classes = boxes.view(len(boxes), -1, 4).expand(-1, scores.shape[1] - 1, -1)
+    candidates = Boxes(of_classes[rows, classes])
+    candidates.clip(image_size)
+    return Instances(
+        image_size, pred_boxes=candidates, scores=scores[rows, classes], pred_classes=classes
+    )

@@ -16,7 +16,7 @@ from torch.nn.parallel import DistributedDataParallel
 
 from panet.errors import InputError
 
-from .box_predictions import predict_boxes
+from .box_predictions import choose_candidates, predict_boxes
 from .tightening import tighten_boxes
 from .views import (
     ViewMapper,
@@ -138,8 +138,7 @@ class RCNNEnsemble(GeneralizedRCNNWithTTA):
             )
             candidates = detections[:0]
             if test.BOX_VOTING.ENABLED:
-                # A threshold of 1 suppresses nothing.
-                candidates, _ = fast_rcnn_inference_single_image(*predictions, 1.0, -1)
+                candidates = choose_candidates(*predictions)
             found.append((detections, candidates))
         if self.has_masks:
             self._average_masks(features, [detections for detections, _ in found])

@@ -9,6 +9,7 @@ from detectron2.data.datasets import load_coco_json
 
 from . import shapes
 from .mapillary import register_vistas
+from .nuclei import register_nuclei
 
 
 def register_shapes(root: Path) -> None:
@@ -43,3 +44,4 @@ ROOT = Path(os.getenv("DETECTRON2_DATASETS", "datasets")).expanduser()
 
 register_shapes(ROOT)
 register_vistas(ROOT / "mapillary_vistas")
+register_nuclei(ROOT / "nuclei")

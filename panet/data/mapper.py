@@ -4,9 +4,10 @@ from typing import Any
 
 import numpy as np
 import torch
+from detectron2.config import CfgNode
 from detectron2.data import DatasetMapper
 from detectron2.data.detection_utils import SizeMismatchError, filter_empty_instances
-from detectron2.data.transforms import TransformList
+from detectron2.data.transforms import RandomFlip, TransformList
 from detectron2.structures import Instances
 
 from panet.errors import InputError
@@ -21,7 +22,21 @@ class InstanceMapMapper(DatasetMapper):
     Such a record has in place of "annotations" what
     :func:`panet.data.instance_map.read_instance_map` takes. Its masks become ``BitMasks`` that
     share the map, whatever ``INPUT.MASK_FORMAT`` is, and its boxes are those of the masks.
+
+    ``INPUT.RANDOM_FLIP`` may be "both" too: horizontal and vertical, each with probability 1/2.
     """
+
+    @classmethod
+    def from_config(cls, cfg: CfgNode, is_train: bool = True) -> dict[str, Any]:
+        both = is_train and cfg.INPUT.RANDOM_FLIP == "both"
+        if both:
+            cfg = cfg.clone()
+            cfg.defrost()
+            cfg.INPUT.RANDOM_FLIP = "horizontal"
+        arguments: dict[str, Any] = super().from_config(cfg, is_train)
+        if both:
+            arguments["augmentations"].append(RandomFlip(horizontal=False, vertical=True))
+        return arguments
 
     def __call__(self, dataset_dict: dict[str, Any]) -> Any:
         """See ``DatasetMapper``.

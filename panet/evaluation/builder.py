@@ -10,28 +10,30 @@ from detectron2.evaluation import DatasetEvaluator
 from panet.errors import InputError
 
 from .cityscapes import CityscapesInstanceEvaluator
-from .coco import COCOEvaluator
+from .coco import COCO_MAX_DETECTIONS, COCOEvaluator
 from .lvis import LVISEvaluator
 from .mapillary import MapillaryVistasEvaluator
 
 
-def _coco(dataset_name: str, output_dir: str) -> DatasetEvaluator:
-    return COCOEvaluator(dataset_name, output_dir=output_dir)
+def _coco(dataset_name: str, output_dir: str, max_detections: int) -> DatasetEvaluator:
+    return COCOEvaluator(dataset_name, output_dir, max_dets_per_image=max_detections)
 
 
-def _lvis(dataset_name: str, output_dir: str) -> DatasetEvaluator:
+def _lvis(dataset_name: str, output_dir: str, max_detections: int) -> DatasetEvaluator:
     return LVISEvaluator(dataset_name, output_dir=output_dir)
 
 
-def _cityscapes_instance(dataset_name: str, output_dir: str) -> DatasetEvaluator:
+def _cityscapes_instance(
+    dataset_name: str, output_dir: str, max_detections: int
+) -> DatasetEvaluator:
     return CityscapesInstanceEvaluator(dataset_name)
 
 
-def _mapillary_vistas(dataset_name: str, output_dir: str) -> DatasetEvaluator:
-    return MapillaryVistasEvaluator(dataset_name, output_dir)
+def _mapillary_vistas(dataset_name: str, output_dir: str, max_detections: int) -> DatasetEvaluator:
+    return MapillaryVistasEvaluator(dataset_name, output_dir, max_dets_per_image=max_detections)
 
 
-_EVALUATORS: dict[str, Callable[[str, str], DatasetEvaluator]] = {
+_EVALUATORS: dict[str, Callable[[str, str, int], DatasetEvaluator]] = {
     "coco": _coco,
     "lvis": _lvis,
     "cityscapes_instance": _cityscapes_instance,
@@ -42,7 +44,9 @@ _EVALUATORS: dict[str, Callable[[str, str], DatasetEvaluator]] = {
 def build_evaluator(cfg: CfgNode, dataset_name: str) -> DatasetEvaluator:
     """The evaluator for the ``evaluator_type`` in the dataset's metadata.
 
-    Results that it saves go to ``inference`` under ``OUTPUT_DIR``.
+    Results that it saves go to ``inference`` under ``OUTPUT_DIR``. Evaluators with COCO's metrics
+    count the 100 detections of an image that these are defined for, or all of a model that gives
+    more, ``TEST.DETECTIONS_PER_IMAGE``.
 
     Raises:
         InputError: if the dataset has no such type, or one that this project has no evaluator for.
@@ -53,4 +57,6 @@ def build_evaluator(cfg: CfgNode, dataset_name: str) -> DatasetEvaluator:
             f"Dataset {dataset_name!r} has the evaluator_type {evaluator_type!r} in its metadata; "
             f"there are evaluators for {', '.join(map(repr, _EVALUATORS))}."
         )
-    return _EVALUATORS[evaluator_type](dataset_name, str(Path(cfg.OUTPUT_DIR) / "inference"))
+    output_dir = str(Path(cfg.OUTPUT_DIR) / "inference")
+    max_detections = max(COCO_MAX_DETECTIONS, cfg.TEST.DETECTIONS_PER_IMAGE)
+    return _EVALUATORS[evaluator_type](dataset_name, output_dir, max_detections)

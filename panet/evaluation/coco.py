@@ -8,6 +8,9 @@ import detectron2.evaluation
 from detectron2.evaluation import coco_evaluation
 from faster_coco_eval import COCOeval_faster
 
+COCO_MAX_DETECTIONS = 100
+"""How many detections of an image COCO's metrics count, those of the highest scores."""
+
 
 class COCOEvaluator(detectron2.evaluation.COCOEvaluator):
     """detectron2's evaluator, its metrics from ``faster-coco-eval``.
@@ -34,5 +37,8 @@ class COCOEvaluator(detectron2.evaluation.COCOEvaluator):
     def evaluate(self, img_ids: Collection[int] | None = None) -> dict[str, Any] | None:
         if not all(isinstance(image_id, int) for image_id in self._coco_api.imgs):
             return super().evaluate(img_ids)
-        with mock.patch.object(coco_evaluation, "COCOeval", COCOeval_faster):
+        # The second is for another limit than 100 detections an image, which this one takes too.
+        with mock.patch.multiple(
+            coco_evaluation, COCOeval=COCOeval_faster, COCOevalMaxDets=COCOeval_faster
+        ):
             return super().evaluate(img_ids)

@@ -26,11 +26,12 @@ class MapillaryVistasEvaluator(COCOEvaluator):
     The ground truth is made from the maps once, see :func:`write_ground_truth`.
     """
 
-    def __init__(self, dataset_name: str, output_dir: str) -> None:
+    def __init__(self, dataset_name: str, output_dir: str, **kwargs: Any) -> None:
         """
         Args:
             dataset_name: registered; its records are those of :mod:`panet.data.mapillary`.
             output_dir: where to save the ground truth and the predictions.
+            kwargs: others of :class:`COCOEvaluator`.
 
         Raises:
             InputError: if an instance map cannot be read.
@@ -41,7 +42,7 @@ class MapillaryVistasEvaluator(COCOEvaluator):
         MetadataCatalog.get(with_ground_truth).set(
             json_file=str(json_file), thing_classes=MetadataCatalog.get(dataset_name).thing_classes
         )
-        super().__init__(with_ground_truth, output_dir)
+        super().__init__(with_ground_truth, output_dir, **kwargs)
 
 
 def write_ground_truth(dataset_name: str, folder: Path) -> Path:

@@ -1,11 +1,14 @@
 """COCO's metrics of a run, and the curves that they summarize."""
 
+from collections import Counter
 from dataclasses import dataclass
 from typing import Any, Literal
 
 import numpy as np
 import numpy.typing as npt
 from faster_coco_eval import COCO, COCOeval_faster
+
+from panet.evaluation.coco import COCO_MAX_DETECTIONS
 
 from .detections import Detections
 
@@ -34,7 +37,11 @@ class Accuracy:
 
 
 def measure(detections: Detections, task: Literal["bbox", "segm"]) -> Accuracy:
-    """COCO's metrics of boxes or masks, with at most 100 predictions an image."""
+    """COCO's metrics of boxes or masks.
+
+    Of each image they count the 100 predictions that they are defined for, or all of a run that has
+    more, as :func:`panet.evaluation.build_evaluator` does.
+    """
     predictions = [dict(item) for item in detections.predictions]
     if task == "segm":
         for item in predictions:
@@ -57,6 +64,8 @@ def _evaluate(
 ) -> COCOeval_faster:
     truth = COCO(content)
     evaluation = COCOeval_faster(truth, truth.loadRes(predictions), task, print_function=_silent)
+    counts = Counter(item["image_id"] for item in predictions)
+    evaluation.params.maxDets = [1, 10, max([COCO_MAX_DETECTIONS, *counts.values()])]
     evaluation.run()
     return evaluation
 

@@ -59,12 +59,13 @@ def read_run(folder: Path, overrides: Sequence[str] = ()) -> Run:
     # What reading the data leaves goes there too, not where the folder once was.
     cfg = load_config(str(config_file), [*overrides, "OUTPUT_DIR", str(folder.resolve())])
     cfg.freeze()
-    metrics = _read_metrics(folder / "metrics.json")
+    metrics = read_metrics(folder / "metrics.json")
     facts = {**_training_facts(cfg, metrics), **_log_facts(folder / "log.txt")}
     return Run(folder, cfg, config_file.read_text(), metrics, facts)
 
 
-def _read_metrics(file: Path) -> Metrics:
+def read_metrics(file: Path) -> Metrics:
+    """The content of a run's metrics.json; empty if there is none."""
     metrics: Metrics = {}
     if not file.is_file():
         return metrics

@@ -64,7 +64,7 @@ def benchmark(description: str | None, set_up: Callable[[Row, torch.device], Run
     for row in rows:
         row["peak_mb"] = peaks[row["name"]]
     report = {
-        "machine": _machine(args.device),
+        "machine": machine(args.device),
         "torch": torch.__version__,
         "rounds": args.rounds,
         "rows": rows,
@@ -132,7 +132,8 @@ def _peak_megabytes(device: torch.device) -> float:
     return kilobytes / 2**10
 
 
-def _machine(device: torch.device) -> str:
+def machine(device: torch.device) -> str:
+    """The GPU, or the CPU and how many of its threads are used."""
     if device.type == "cuda":
         return torch.cuda.get_device_name(device)
     cpu = platform.processor() or platform.machine()

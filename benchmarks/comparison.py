@@ -1,0 +1,163 @@
+"""What the trainings of the ablation come to: a table of runs, one of rows, and a plot."""
+
+import csv
+import io
+import math
+import statistics
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+from components import BASELINE, ROWS, Row
+from experiment import Result
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from tabulate import tabulate
+
+from panet.checkpoint.atomic import open_atomically
+
+TASKS = {"bbox": "box", "segm": "mask"}
+METRICS = ("AP", "AP50", "AP75", "APs", "APm", "APl")
+
+Value = Callable[[Result], float]
+
+
+def write_comparison(results: Sequence[Result], folder: Path) -> None:
+    """Write ablation.csv, ablation.md and ablation.png.
+
+    Args:
+        results: of finished trainings, at least one.
+        folder: to write into.
+    """
+    for name, text in {"csv": _runs(results), "md": _markdown(results)}.items():
+        with open_atomically(folder / f"ablation.{name}", "w") as file:
+            file.write(text)
+    with open_atomically(folder / "ablation.png") as file:
+        _plot(results).savefig(file, format="png", dpi=150)
+
+
+def _runs(results: Sequence[Result]) -> str:
+    """A line for each training."""
+    facts = ("iterations", "seconds_per_iteration", "parameters", "multiply_adds")
+    about = ("device", "machine")
+    metrics = [f"{name} {metric}" for name in TASKS.values() for metric in METRICS]
+    versions = sorted({name for result in results for name in result["versions"]})
+    output = io.StringIO()
+    writer = csv.writer(output, lineterminator="\n")
+    writer.writerow(["row", "seed", *metrics, *facts, *about, *versions])
+    for result in results:
+        writer.writerow(
+            [
+                result["row"],
+                result["seed"],
+                *(result["metrics"][task][metric] for task in TASKS for metric in METRICS),
+                *(result[name] for name in facts + about),
+                *(result["versions"].get(name, "") for name in versions),
+            ]
+        )
+    return output.getvalue()
+
+
+def _markdown(results: Sequence[Result]) -> str:
+    """A line for each row, with means and standard deviations over the seeds."""
+    header = [
+        "",
+        "seeds",
+        *(f"{name} AP" for name in TASKS.values()),
+        *(f"mask {metric}" for metric in METRICS[1:]),
+        "gain in mask AP",
+        "over",
+        "10^6 parameters",
+        "10^9 multiply-adds",
+        "time",
+    ]
+    lines = [_line(row, results) for row in _rows(results)]
+    table = tabulate(lines, headers=header, tablefmt="pipe", disable_numparse=True)
+    first = results[0]
+    seeds = sorted({result["seed"] for result in results})
+    machines = sorted({f"{result['device']} ({result['machine']})" for result in results})
+    return (
+        f"{table}\n\n"
+        f"{first['iterations']:,} iterations from the same random weights on the same data; seeds "
+        f"{', '.join(map(str, seeds))}; {', '.join(machines)}. Figures are means over the seeds "
+        "\u00b1 their standard deviation; a gain is the mean over the seeds that both rows have. "
+        "Multiply-adds are those of one image at the limits of proposals and detections. Time is "
+        f"the median of an iteration's, divided by that of {BASELINE.label}; it depends on what "
+        "else the machine did.\n"
+    )
+
+
+def _line(row: Row, results: Sequence[Result]) -> list[str]:
+    runs = _of(row, results)
+    gains = []
+    if row.reference is not None:
+        reference = {result["seed"]: result for result in _of(ROWS[row.reference], results)}
+        gains = [
+            _metric("segm", "AP")(run) - _metric("segm", "AP")(reference[run["seed"]])
+            for run in runs
+            if run["seed"] in reference
+        ]
+    baseline = [result["seconds_per_iteration"] for result in _of(BASELINE, results)]
+    seconds = statistics.median(run["seconds_per_iteration"] for run in runs)
+    return [
+        row.label,
+        str(len(runs)),
+        *(_spread([_metric(task, "AP")(run) for run in runs]) for task in TASKS),
+        *(_spread([_metric("segm", metric)(run) for run in runs]) for metric in METRICS[1:]),
+        _spread(gains, sign="+"),
+        ROWS[row.reference].label if row.reference else "",
+        f"{runs[0]['parameters'] / 1e6:.2f}",
+        f"{runs[0]['multiply_adds'] / 1e9:.2f}",
+        f"{seconds / statistics.median(baseline):.2f}" if baseline else "",
+    ]
+
+
+def _metric(task: str, metric: str) -> Value:
+    return lambda result: result["metrics"][task][metric]
+
+
+def _spread(values: Sequence[float], sign: str = "") -> str:
+    """Mean and, of several values, standard deviation; "" if there is nothing to measure."""
+    if not values or any(map(math.isnan, values)):
+        return ""
+    mean = f"{statistics.fmean(values):{sign}.1f}"
+    return f"{mean} \u00b1 {statistics.stdev(values):.1f}" if len(values) > 1 else mean
+
+
+def _rows(results: Sequence[Result]) -> list[Row]:
+    return [row for row in ROWS.values() if _of(row, results)]
+
+
+def _of(row: Row, results: Sequence[Result]) -> list[Result]:
+    return [result for result in results if result["row"] == row.name]
+
+
+def _plot(results: Sequence[Result]) -> Figure:
+    """Box and mask AP: a dot for each seed, and mean and standard deviation of the row."""
+    rows = _rows(results)
+    figure = Figure(figsize=(9.0, 1.2 + 0.36 * len(rows)), layout="constrained")
+    panels: Any = figure.subplots(1, len(TASKS), sharey=True)
+    for axes, (task, name) in zip(panels, TASKS.items()):
+        _plot_task(axes, rows, results, _metric(task, "AP"))
+        axes.set_xlabel(f"{name} AP, %")
+    panels[0].set_yticks(range(len(rows)), [row.label for row in rows])
+    panels[0].set_ylim(len(rows) - 0.5, -0.5)  # the first row above
+    return figure
+
+
+def _plot_task(axes: Axes, rows: Sequence[Row], results: Sequence[Result], value: Value) -> None:
+    for place, row in enumerate(rows):
+        values = [value(result) for result in _of(row, results)]
+        spread = statistics.stdev(values) if len(values) > 1 else math.nan
+        axes.plot(values, [place] * len(values), "o", color="0.6", markersize=4)
+        axes.errorbar(
+            statistics.fmean(values),
+            place,
+            xerr=spread,
+            fmt="D",
+            color="C0",
+            markersize=5,
+            capsize=3,
+        )
+    axes.grid(alpha=0.3)
+    axes.spines[["top", "right"]].set_visible(False)

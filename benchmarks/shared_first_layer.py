@@ -1,0 +1,32 @@
+"""Heads whose first layer has one set of weights for all levels, which is not PANet."""
+
+from typing import Any
+
+from detectron2.modeling.roi_heads import ROI_BOX_HEAD_REGISTRY, ROI_MASK_HEAD_REGISTRY
+from torch import nn
+
+from panet.modeling import FusedFirstLayer, PANetBoxHead, PANetMaskHead
+
+
+@ROI_BOX_HEAD_REGISTRY.register()
+class SharedBoxHead(PANetBoxHead):
+    """:class:`PANetBoxHead` whose first layer is the same one for each level."""
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        _share_first_layer(self)
+
+
+@ROI_MASK_HEAD_REGISTRY.register()
+class SharedMaskHead(PANetMaskHead):
+    """:class:`PANetMaskHead` whose first layer is the same one for each level."""
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        _share_first_layer(self)
+
+
+def _share_first_layer(head: nn.Module) -> None:
+    for module in head.modules():
+        if isinstance(module, FusedFirstLayer):
+            module.levels = nn.ModuleList([module.levels[0]] * len(module.levels))

@@ -1,5 +1,6 @@
 """Building a model for a checkpoint, or several, with the checkpoint's classes."""
 
+from pathlib import Path
 from typing import Any
 
 from detectron2.config import CfgNode
@@ -87,8 +88,7 @@ def member_configs(cfg: CfgNode) -> list[CfgNode]:
     """The configurations of the members of ``TEST.ENSEMBLE``, with their weights.
 
     Raises:
-        InputError: if a member is no pair of a configuration and weights, or there is no such
-            configuration.
+        InputError: if a member is no pair of a configuration and weights, or either is not there.
     """
     configs = []
     for member in cfg.TEST.ENSEMBLE.MEMBERS:
@@ -99,6 +99,11 @@ def member_configs(cfg: CfgNode) -> list[CfgNode]:
                 "and weights."
             )
         config, weights = member
+        if "://" not in weights and not Path(weights).is_file():
+            raise InputError(
+                f"TEST.ENSEMBLE.MEMBERS names the weights {weights}, which are not there; train "
+                f"{config} first, or give others."
+            )
         own = load_config(
             model_zoo.find_config_file(config),
             ["MODEL.WEIGHTS", weights, "MODEL.DEVICE", cfg.MODEL.DEVICE],

@@ -99,8 +99,8 @@ def test_members_that_do_not_go_together(
         ("[['only.yaml']]", r"has \['only.yaml'\]; each member is a pair"),
         ("[['a.yaml', '']]", "each member is a pair"),
         ("['ab']", "has 'ab'; each member is a pair"),
-        ("[['no_such.yaml', 'model.pth']]", "no configuration file no_such.yaml"),
-        ("[['quick/panet_R18_shapes.yaml', 'gone.pth']]", "gone.pth"),
+        (f"[['no_such.yaml', {__file__!r}]]", "no configuration file no_such.yaml"),
+        ("[['quick/panet_R18_shapes.yaml', 'gone.pth']]", "names the weights gone.pth"),
     ],
 )
 def test_wrong_entries(tiny_cfg: CfgNode, entries: str, message: str) -> None:

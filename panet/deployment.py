@@ -92,8 +92,22 @@ def optimize_from_config(model: nn.Module, cfg: CfgNode) -> nn.Module:
     options = cfg.TEST.OPTIMIZE
     if not options.ENABLED:
         return model
-    check_choice("TEST.OPTIMIZE.DTYPE", options.DTYPE, _DTYPES)
-    return optimize_for_inference(model, _DTYPES[options.DTYPE], options.COMPILE)
+    return optimize_by_name(model, "TEST.OPTIMIZE.DTYPE", options.DTYPE, options.COMPILE)
+
+
+def optimize_by_name(model: nn.Module, key: str, dtype: str, compile: bool) -> nn.Module:
+    """:func:`optimize_for_inference` with the precision as a configuration names it.
+
+    Args:
+        model, compile: see there.
+        key: of the configuration, for messages.
+        dtype: "float32", "bfloat16" or "float16".
+
+    Raises:
+        ValueError: if ``dtype`` is unknown or not for the model's device.
+    """
+    check_choice(key, dtype, _DTYPES)
+    return optimize_for_inference(model, _DTYPES[dtype], compile)
 
 
 def _copy_sharing_tensors(model: nn.Module) -> nn.Module:

@@ -22,11 +22,10 @@ from torch import nn
 
 from panet.checkpoint import PANetCheckpointer, build_lazy_checkpointer
 from panet.data.availability import check_files, compare_classes
-from panet.deployment import optimize_for_inference
+from panet.deployment import optimize_by_name
 from panet.evaluation import PictureRecorder
 from panet.lazy_config import dataset_names, replace_cuda_only_norms
-from panet.modeling.choices import check_choice
-from panet.modeling.convolutions import activate_in_place
+from panet.modeling.build import lay_out
 
 from .hooks import progress_bars
 from .resumable import ResumableTrainer, RunSettings
@@ -110,11 +109,7 @@ class LazyTrainer(ResumableTrainer):
         if comm.get_world_size() > 1 and torch.device(cfg.train.device).type == "cpu":
             node = copy.deepcopy(node)
             replace_cuda_only_norms(node)
-        model = instantiate(node).to(cfg.train.device)
-        activate_in_place(model)
-        if cfg.train.channels_last:
-            model = model.to(memory_format=torch.channels_last)
-        return model
+        return lay_out(instantiate(node).to(cfg.train.device), cfg.train.channels_last)
 
     @classmethod
     def build_optimizer(cls, cfg: DictConfig, model: nn.Module) -> torch.optim.Optimizer:
@@ -161,9 +156,8 @@ class LazyTrainer(ResumableTrainer):
             return {}
         options = cfg.train.eval_optimize
         if options.enabled:
-            dtypes = ("float32", "bfloat16", "float16")
-            check_choice("train.eval_optimize.dtype", options.dtype, dtypes)
-            model = optimize_for_inference(model, getattr(torch, options.dtype), options.compile)
+            key = "train.eval_optimize.dtype"
+            model = optimize_by_name(model, key, options.dtype, options.compile)
         loader = cls.build_test_loader(cfg)
         # The evaluator reads files that reading the dataset may write.
         results: dict[str, Any] = inference_on_dataset(model, loader, cls.build_evaluator(cfg))

@@ -182,8 +182,7 @@ class ResumableTrainer(DefaultTrainer, ABC):
             raise InputError(
                 f"The loss became infinite or NaN at iteration {self.iter}; the images of the "
                 f"batch are listed in {self._non_finite.file}; see that they are right or lower "
-                f"{self.learning_rate_key}, and go on from the last checkpoint with "
-                "--resume."
+                f"{self.learning_rate_key}, and go on from the last checkpoint with --resume."
             ) from error
         except RuntimeError as error:
             # PyTorch raises it wherever the main process is when a worker dies.
@@ -191,8 +190,7 @@ class ResumableTrainer(DefaultTrainer, ABC):
                 raise
             raise InputError(
                 "A process that reads the data died, perhaps because memory ran out; lower "
-                f"{self.num_workers_key} and go on from the last checkpoint with "
-                "--resume."
+                f"{self.num_workers_key} and go on from the last checkpoint with --resume."
             ) from error
         return getattr(self, "_last_eval_results", None)
 

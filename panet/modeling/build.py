@@ -28,6 +28,15 @@ def build_model(cfg: CfgNode) -> nn.Module:
         cfg = cfg.clone()
         cfg.defrost()
         replace_cuda_only_norms(cfg)
-    model: nn.Module = build_plain_model(cfg)
+    return lay_out(build_plain_model(cfg), cfg.MODEL.CHANNELS_LAST)
+
+
+def lay_out(model: nn.Module, channels_last: bool) -> nn.Module:
+    """The same model, with feature maps that take little memory and time.
+
+    Args:
+        model: changed in place.
+        channels_last: whether its feature maps shall be so.
+    """
     activate_in_place(model)
-    return model.to(memory_format=torch.channels_last) if cfg.MODEL.CHANNELS_LAST else model
+    return model.to(memory_format=torch.channels_last) if channels_last else model

@@ -91,7 +91,8 @@ class TimmBackbone(Backbone):
             Feature maps by name, from fine to coarse, each (N, channels, H / stride, W / stride).
         """
         height, width = x.shape[-2:]
-        padded = F.pad(x, (0, -width % self.divisor, 0, -height % self.divisor))
+        right, below = -width % self.divisor, -height % self.divisor
+        padded = F.pad(x, (0, right, 0, below)) if right or below else x  # padding by 0 copies
         dtype = self.autocast_dtype
         with torch.autocast(x.device.type, dtype) if dtype is not None else nullcontext():
             features = to_nchw(self.network, self.network(padded))

@@ -83,11 +83,13 @@ class Predictor:
         self.model, self.categories = load_trained_model(cfg)
         backbone: Any = getattr(self.model, "model", self.model).backbone
         self._divisor = max(1, int(backbone.size_divisibility))
-        self._sizes = (cfg.INPUT.MIN_SIZE_TEST, cfg.INPUT.MAX_SIZE_TEST)
-        self._resize = ResizeShortestEdge([self._sizes[0]] * 2, self._sizes[1])
-        if cfg.TEST.AUG.ENABLED:  # which resizes images itself
-            self._sizes = (min(cfg.TEST.AUG.MIN_SIZES), cfg.TEST.AUG.MAX_SIZE)
-            self._resize = ResizeShortestEdge([0, 0], 0)
+        augmentation = cfg.TEST.AUG
+        if augmentation.ENABLED:
+            self._sizes = (min(augmentation.MIN_SIZES), augmentation.MAX_SIZE)
+        else:
+            self._sizes = (cfg.INPUT.MIN_SIZE_TEST, cfg.INPUT.MAX_SIZE_TEST)
+        shorter = 0 if augmentation.ENABLED else self._sizes[0]  # augmentation resizes itself
+        self._resize = ResizeShortestEdge([shorter, shorter], self._sizes[1])
         self._is_rgb = cfg.INPUT.FORMAT == "RGB"
 
     @classmethod

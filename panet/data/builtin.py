@@ -10,6 +10,7 @@ from detectron2.data.datasets import load_coco_json
 from . import shapes
 from .mapillary import register_vistas
 from .nuclei import register_nuclei
+from .nuclei_folds import register_nuclei_folds
 
 
 def register_shapes(root: Path) -> None:
@@ -45,3 +46,4 @@ ROOT = Path(os.getenv("DETECTRON2_DATASETS", "datasets")).expanduser()
 register_shapes(ROOT)
 register_vistas(ROOT / "mapillary_vistas")
 register_nuclei(ROOT / "nuclei")
+register_nuclei_folds()

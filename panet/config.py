@@ -83,6 +83,8 @@ def add_panet_config(cfg: CfgNode) -> None:
     # Compile it with torch.compile.
     cfg.TEST.OPTIMIZE.COMPILE = False
 
+    # Factors of an image's own size that TEST.AUG sees it at, instead of TEST.AUG.MIN_SIZES.
+    cfg.TEST.AUG.SCALES = ()
     # Views of one size, an image and its mirror image, that TEST.AUG computes at once.
     cfg.TEST.AUG.BATCH_SIZE = 2
     # Boxes of detections become the mean of those that overlap them, weighted by scores. These

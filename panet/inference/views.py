@@ -10,6 +10,8 @@ from detectron2.structures import Boxes, Instances
 from fvcore.transforms import HFlipTransform, NoOpTransform, TransformList
 from torch import Tensor
 
+from panet.errors import InputError
+
 Size = tuple[int, int]
 """Height and width in pixels."""
 
@@ -18,8 +20,35 @@ ViewMapper = Callable[[dict[str, Any]], list[dict[str, Any]]]
 
 
 def build_view_mapper(cfg: CfgNode) -> ViewMapper:
-    """The views that ``TEST.AUG`` asks for, or the image itself."""
-    return DatasetMapperTTA(cfg) if cfg.TEST.AUG.ENABLED else identity_view
+    """The views that ``TEST.AUG`` asks for, or the image itself.
+
+    Raises:
+        InputError: if ``TEST.AUG.SCALES`` has others than positive numbers.
+    """
+    if not cfg.TEST.AUG.ENABLED:
+        return identity_view
+    if not all(scale > 0 for scale in cfg.TEST.AUG.SCALES):
+        raise InputError(
+            f"TEST.AUG.SCALES is {tuple(cfg.TEST.AUG.SCALES)}; all of them must be above 0."
+        )
+
+    def views(image: dict[str, Any]) -> list[dict[str, Any]]:
+        height, width = image["image"].shape[1:]
+        sizes = shorter_edges(cfg, height, width)
+        return DatasetMapperTTA(sizes, cfg.TEST.AUG.MAX_SIZE, cfg.TEST.AUG.FLIP)(image)
+
+    return views
+
+
+def shorter_edges(cfg: CfgNode, height: int, width: int) -> list[int]:
+    """The shorter edges, in pixels, of an image's views, as far as ``TEST.AUG.MAX_SIZE`` lets them.
+
+    Args:
+        cfg: keys ``TEST.AUG.SCALES`` and ``TEST.AUG.MIN_SIZES``.
+        height, width: of the image.
+    """
+    scaled = [max(1, round(scale * min(height, width))) for scale in cfg.TEST.AUG.SCALES]
+    return scaled or list(cfg.TEST.AUG.MIN_SIZES)
 
 
 def identity_view(image: dict[str, Any]) -> list[dict[str, Any]]:

@@ -14,6 +14,7 @@ from panet import model_zoo
 from panet.config import load_config
 from panet.data.availability import CLASS_SECTIONS
 from panet.errors import InputError
+from panet.inference.views import shorter_edges
 
 from .detections import to_detections
 from .drawing import draw
@@ -83,13 +84,9 @@ class Predictor:
         self.model, self.categories = load_trained_model(cfg)
         backbone: Any = getattr(self.model, "model", self.model).backbone
         self._divisor = max(1, int(backbone.size_divisibility))
-        augmentation = cfg.TEST.AUG
-        if augmentation.ENABLED:
-            self._sizes = (min(augmentation.MIN_SIZES), augmentation.MAX_SIZE)
-        else:
-            self._sizes = (cfg.INPUT.MIN_SIZE_TEST, cfg.INPUT.MAX_SIZE_TEST)
-        shorter = 0 if augmentation.ENABLED else self._sizes[0]  # augmentation resizes itself
-        self._resize = ResizeShortestEdge([shorter, shorter], self._sizes[1])
+        self._cfg = cfg
+        shorter = 0 if cfg.TEST.AUG.ENABLED else cfg.INPUT.MIN_SIZE_TEST  # it resizes itself
+        self._resize = ResizeShortestEdge([shorter, shorter], cfg.INPUT.MAX_SIZE_TEST)
         self._is_rgb = cfg.INPUT.FORMAT == "RGB"
 
     @classmethod
@@ -151,17 +148,25 @@ class Predictor:
                 "(height, width, 3), uint8, in the order blue, green, red."
             )
         height, width = image.shape[:2]
-        if self._sizes[0] > 0:
-            resized = ResizeShortestEdge.get_output_shape(height, width, *self._sizes)
-            if min(resized) < 1:
-                raise UnreadableImageError(
-                    f"it has {width} x {height} pixels, of which resizing would leave nothing"
-                )
+        if self._smallest_side(height, width) < 1:
+            raise UnreadableImageError(
+                f"it has {width} x {height} pixels, of which resizing would leave nothing"
+            )
         if self._is_rgb:
             image = image[:, :, ::-1]
         image = self._resize.get_transform(image).apply_image(image)
         planes = np.ascontiguousarray(image.transpose(2, 0, 1))
         return {"image": torch.as_tensor(planes), "height": height, "width": width}
+
+    def _smallest_side(self, height: int, width: int) -> int:
+        """In pixels, of an image of this size, or its smallest view, after resizing."""
+        augmentation, sizes = self._cfg.TEST.AUG, self._cfg.INPUT
+        shorter, longest = sizes.MIN_SIZE_TEST, sizes.MAX_SIZE_TEST
+        if augmentation.ENABLED:
+            shorter, longest = min(shorter_edges(self._cfg, height, width)), augmentation.MAX_SIZE
+        if shorter == 0:  # not to resize
+            return min(height, width)
+        return min(ResizeShortestEdge.get_output_shape(height, width, shorter, longest))
 
     def padded_size(self, prepared: Prepared) -> tuple[int, int]:
         """Height and width of what the network sees of an image.

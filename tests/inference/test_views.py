@@ -5,6 +5,7 @@ import torch
 from detectron2.config import CfgNode
 from detectron2.structures import Boxes, Instances
 
+from panet.errors import InputError
 from panet.inference.views import (
     batches_of_like_size,
     build_view_mapper,
@@ -61,3 +62,20 @@ def test_only_neighbours_of_like_size_share_a_batch() -> None:
     views = [{"image": torch.zeros(3, size, 8)} for size in (4, 4, 4, 6, 4)]
     batches = [[len(view["image"][0]) for view in b] for b in batches_of_like_size(views, 2)]
     assert batches == [[4, 4], [4], [6], [4]]
+
+
+def test_views_by_scale_have_sizes_of_their_image(cfg: CfgNode) -> None:
+    cfg.TEST.AUG.SCALES, cfg.TEST.AUG.FLIP = (0.5, 1.5, 2.0), False
+    small = {"image": torch.zeros(3, 20, 32, dtype=torch.uint8), "height": 20, "width": 32}
+    sizes = [
+        [tuple(view["image"].shape[1:]) for view in build_view_mapper(cfg)(image)]
+        for image in (IMAGE, small)
+    ]
+    limited = (90, 120)  # by MAX_SIZE
+    assert sizes == [[(30, 40), (90, 120), limited], [(10, 16), (30, 48), (40, 64)]]
+
+
+def test_a_scale_of_0_is_refused(cfg: CfgNode) -> None:
+    cfg.TEST.AUG.SCALES = (1.0, 0)
+    with pytest.raises(InputError, match="TEST.AUG.SCALES"):
+        build_view_mapper(cfg)

@@ -3,8 +3,9 @@
 Every row is the same configuration with other heads or another pyramid, and is trained once with
 each seed: from the same random weights where rows have the same layers, on the same images in the
 same order, for the same number of iterations. A training that was stopped goes on, and one that is
-finished is never repeated. What there is so far is in ablation.csv, one line a training,
-ablation.md, one line a row, and ablation.png.
+finished is never repeated. The same command may run several times at once, on several cores or
+GPUs: each takes what no other has begun. What there is so far is in ablation.csv, one line a
+training, ablation.md, one line a row, and ablation.png.
 
 Further configuration keys and their values, for all rows, go last, after "--".
 """
@@ -111,8 +112,10 @@ def main() -> None:
         for row, seed in bar:
             bar.set_postfix_str(f"{row.name}, seed {seed}")
             experiment.run(row, seed)
-            write_comparison(experiment.results(), args.output_dir)
-    print((args.output_dir / "ablation.md").read_text())
+            if results := experiment.results():
+                write_comparison(results, args.output_dir)
+    table = args.output_dir / "ablation.md"
+    print(table.read_text() if table.exists() else "Other processes are at all of these.")
 
 
 if __name__ == "__main__":

@@ -18,6 +18,7 @@ import yaml
 from components import ROWS, Row
 from detectron2 import __version__ as detectron2_version
 from detectron2.config import CfgNode
+from filelock import FileLock, Timeout
 from initial_weights import build_initial_model, copy_common_weights
 from measure import machine
 from multiply_adds import count_multiply_adds
@@ -94,16 +95,26 @@ class Experiment:
         return [json.loads(file.read_text()) for file in files if file.is_file()]
 
     def run(self, row: Row, seed: int) -> None:
-        """Train and evaluate, from where it was stopped, unless it is finished.
+        """Train and evaluate, from where it was stopped.
+
+        What is finished, or what another process is at, is left alone.
 
         Raises:
             InputError, KeyboardInterrupt, SystemExit: see :meth:`PANetTrainer.train`.
         """
         folder = self.run_folder(row, seed)
-        if (folder / "result.json").exists():
-            return
-        cfg = self.load_config(row, seed)
         folder.mkdir(parents=True, exist_ok=True)
+        try:
+            # The system releases it even if the process is killed.
+            lock = FileLock(folder / "lock").acquire(blocking=False)
+        except Timeout:
+            return
+        with lock:
+            if not (folder / "result.json").exists():
+                self._run(row, seed, folder)
+
+    def _run(self, row: Row, seed: int, folder: Path) -> None:
+        cfg = self.load_config(row, seed)
         with open_atomically(folder / "config.yaml", "w") as file:
             file.write(cfg.dump())
         with _log_to(folder / "log.txt"):

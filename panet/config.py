@@ -85,6 +85,10 @@ def add_panet_config(cfg: CfgNode) -> None:
 
     # Factors of an image's own size that TEST.AUG sees it at, instead of TEST.AUG.MIN_SIZES.
     cfg.TEST.AUG.SCALES = ()
+    # In pixels, the size of the windows that TEST.AUG sees an image through, and how much they
+    # overlap: as much as objects are large. 0: the image as a whole.
+    cfg.TEST.AUG.WINDOW = 0
+    cfg.TEST.AUG.OVERLAP = 0
     # Views of one size, an image and its mirror image, that TEST.AUG computes at once.
     cfg.TEST.AUG.BATCH_SIZE = 2
     # Boxes of detections become the mean of those that overlap them, weighted by scores. These

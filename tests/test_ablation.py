@@ -15,6 +15,7 @@ from conftest import CONFIGS
 from detectron2.config import CfgNode
 from detectron2.modeling import build_model
 from detectron2.utils.events import EventStorage
+from filelock import FileLock
 from small_models import find_much
 from torch import Tensor, nn
 
@@ -346,6 +347,18 @@ def test_a_stopped_run_goes_on_and_a_finished_one_stays(
     moved = stopped.rename(tmp_path / "moved")
     assert run(*common, *rows, "--output-dir", moved) == 0
     assert contents(moved) == before
+
+
+def test_what_another_process_is_at_is_left_alone(
+    config_file: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder = tmp_path / "ablation" / "mask-rcnn" / "seed_1"
+    folder.mkdir(parents=True)
+    arguments = ["--config-file", config_file, "--output-dir", tmp_path / "ablation"]
+    with FileLock(folder / "lock"):
+        assert run(*arguments, "--rows", "mask-rcnn", "--seeds", 1, "--device", "cpu") == 0
+    assert [path.name for path in folder.iterdir()] == ["lock"]
+    assert "Other processes" in capsys.readouterr().out
 
 
 def test_bfloat16_and_what_is_left_of_a_run(config_file: Path, tmp_path: Path) -> None:

@@ -1,16 +1,20 @@
 """The views of an image that are merged at test time."""
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from itertools import groupby
 from typing import Any
 
+import torch
 from detectron2.config import CfgNode
+from detectron2.data.transforms import ResizeShortestEdge
 from detectron2.modeling import DatasetMapperTTA
 from detectron2.structures import Boxes, Instances
-from fvcore.transforms import HFlipTransform, NoOpTransform, TransformList
+from fvcore.transforms import HFlipTransform, NoOpTransform, Transform, TransformList
 from torch import Tensor
 
 from panet.errors import InputError
+
+from .windows import WindowTransform, cut_windows
 
 Size = tuple[int, int]
 """Height and width in pixels."""
@@ -23,30 +27,64 @@ def build_view_mapper(cfg: CfgNode) -> ViewMapper:
     """The views that ``TEST.AUG`` asks for, or the image itself.
 
     Raises:
-        InputError: if ``TEST.AUG.SCALES`` has others than positive numbers.
+        InputError: if a key of ``TEST.AUG`` has an impossible value.
     """
-    if not cfg.TEST.AUG.ENABLED:
+    options = cfg.TEST.AUG
+    if not options.ENABLED:
         return identity_view
-    if not all(scale > 0 for scale in cfg.TEST.AUG.SCALES):
-        raise InputError(
-            f"TEST.AUG.SCALES is {tuple(cfg.TEST.AUG.SCALES)}; all of them must be above 0."
-        )
+    _check(cfg)
 
     def views(image: dict[str, Any]) -> list[dict[str, Any]]:
-        height, width = image["image"].shape[1:]
-        sizes = shorter_edges(cfg, height, width)
-        return DatasetMapperTTA(sizes, cfg.TEST.AUG.MAX_SIZE, cfg.TEST.AUG.FLIP)(image)
+        found = []
+        for cut, window in _cut(cfg, image):
+            height, width = window["image"].shape[1:]
+            resize = DatasetMapperTTA(
+                shorter_edges(cfg, height, width), options.MAX_SIZE, options.FLIP
+            )
+            for view in resize(window):
+                found.append({**view, "transforms": TransformList([cut]) + view["transforms"]})
+        return found
 
     return views
 
 
-def shorter_edges(cfg: CfgNode, height: int, width: int) -> list[int]:
-    """The shorter edges, in pixels, of an image's views, as far as ``TEST.AUG.MAX_SIZE`` lets them.
+def _check(cfg: CfgNode) -> None:
+    options = cfg.TEST.AUG
+    if not all(scale > 0 for scale in options.SCALES):
+        raise InputError(
+            f"TEST.AUG.SCALES is {tuple(options.SCALES)}; all of them must be above 0."
+        )
+    if options.WINDOW < 0 or (options.WINDOW and not 0 <= options.OVERLAP < options.WINDOW):
+        raise InputError(
+            f"TEST.AUG.WINDOW is {options.WINDOW} and TEST.AUG.OVERLAP {options.OVERLAP}; they "
+            "must not be negative, and the overlap must be smaller."
+        )
+
+
+def _cut(cfg: CfgNode, image: dict[str, Any]) -> Iterable[tuple[Transform, dict[str, Any]]]:
+    if cfg.TEST.AUG.WINDOW == 0:
+        return [(NoOpTransform(), image)]
+    return cut_windows(image, cfg.TEST.AUG.WINDOW, cfg.TEST.AUG.OVERLAP)
+
+
+def view_sizes(cfg: CfgNode, height: int, width: int) -> list[Size]:
+    """The sizes of an image's views.
 
     Args:
-        cfg: keys ``TEST.AUG.SCALES`` and ``TEST.AUG.MIN_SIZES``.
+        cfg: keys ``TEST.AUG``.
         height, width: of the image.
     """
+    options = cfg.TEST.AUG
+    if options.WINDOW:
+        height, width = min(height, options.WINDOW), min(width, options.WINDOW)
+    return [
+        ResizeShortestEdge.get_output_shape(height, width, shorter, options.MAX_SIZE)
+        for shorter in shorter_edges(cfg, height, width)
+    ]
+
+
+def shorter_edges(cfg: CfgNode, height: int, width: int) -> list[int]:
+    """The shorter edges, in pixels, that an image or a window is resized to."""
     scaled = [max(1, round(scale * min(height, width))) for scale in cfg.TEST.AUG.SCALES]
     return scaled or list(cfg.TEST.AUG.MIN_SIZES)
 
@@ -63,9 +101,10 @@ def transform_proposals(view: dict[str, Any]) -> None:
     given: Instances = view["proposals"]
     height, width = view["image"].shape[1:]
     proposals = Instances((height, width), **given.get_fields())
-    boxes = transform_boxes(given.proposal_boxes.tensor, view["transforms"])
-    proposals.proposal_boxes = Boxes(boxes)
-    view["proposals"] = proposals
+    boxes = Boxes(transform_boxes(given.proposal_boxes.tensor, view["transforms"]))
+    boxes.clip((height, width))
+    proposals.proposal_boxes = boxes
+    view["proposals"] = proposals[boxes.nonempty()]
 
 
 def transform_boxes(boxes: Tensor, transforms: TransformList) -> Tensor:
@@ -80,14 +119,18 @@ def map_back(
 
     Args:
         found: with "pred_boxes" and maybe "pred_masks", (N, 1, h, w), in their boxes.
-        transforms: what made the view, of resizing and flipping.
+        transforms: what made the view, of cropping, resizing and flipping.
         image_size: (H', W') of the image that it was made of.
         result_size: (H, W) to scale to.
 
     Returns:
-        The same without boxes that are empty.
+        The same without boxes that are empty, or that a neighbouring window answers for.
     """
     boxes = Boxes(transform_boxes(found.pred_boxes.tensor, transforms.inverse()))
+    own = torch.ones(len(found), dtype=torch.bool, device=boxes.device)
+    for transform in transforms.transforms:
+        if isinstance(transform, WindowTransform):
+            own = transform.in_core(boxes.tensor)
     boxes.scale(result_size[1] / image_size[1], result_size[0] / image_size[0])
     boxes.clip(result_size)
     mapped = Instances(result_size, **found.get_fields())
@@ -95,7 +138,7 @@ def map_back(
     flips = sum(isinstance(transform, HFlipTransform) for transform in transforms.transforms)
     if flips % 2 == 1 and mapped.has("pred_masks"):
         mapped.pred_masks = mapped.pred_masks.flip(3)
-    return mapped[boxes.nonempty()]
+    return mapped[boxes.nonempty() & own]
 
 
 def batches_of_like_size(

@@ -14,7 +14,7 @@ from panet import model_zoo
 from panet.config import load_config
 from panet.data.availability import CLASS_SECTIONS
 from panet.errors import InputError
-from panet.inference.views import shorter_edges
+from panet.inference.views import view_sizes
 
 from .detections import to_detections
 from .drawing import draw
@@ -160,13 +160,16 @@ class Predictor:
 
     def _smallest_side(self, height: int, width: int) -> int:
         """In pixels, of an image of this size, or its smallest view, after resizing."""
-        augmentation, sizes = self._cfg.TEST.AUG, self._cfg.INPUT
-        shorter, longest = sizes.MIN_SIZE_TEST, sizes.MAX_SIZE_TEST
-        if augmentation.ENABLED:
-            shorter, longest = min(shorter_edges(self._cfg, height, width)), augmentation.MAX_SIZE
-        if shorter == 0:  # not to resize
+        if self._cfg.TEST.AUG.ENABLED:
+            return min(min(size) for size in view_sizes(self._cfg, height, width))
+        sizes = self._cfg.INPUT
+        if sizes.MIN_SIZE_TEST == 0:  # not to resize
             return min(height, width)
-        return min(ResizeShortestEdge.get_output_shape(height, width, shorter, longest))
+        return min(
+            ResizeShortestEdge.get_output_shape(
+                height, width, sizes.MIN_SIZE_TEST, sizes.MAX_SIZE_TEST
+            )
+        )
 
     def padded_size(self, prepared: Prepared) -> tuple[int, int]:
         """Height and width of what the network sees of an image.

@@ -60,7 +60,7 @@ def test_where_to_get_them_is_told() -> None:
 
 
 @pytest.mark.parametrize("name", ["panet_R18_nuclei", "panet_R50_nuclei"])
-def test_images_are_not_resized_for_testing_and_crops_without_nuclei_train(
+def test_crops_without_nuclei_train_and_testing_has_whole_images_for_its_windows(
     name: str, prepared: Path, tmp_path: Path
 ) -> None:
     cfg = load_config(str(CONFIGS / "nuclei" / f"{name}.yaml"), ["MODEL.DEVICE", "cpu"])

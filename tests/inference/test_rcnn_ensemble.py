@@ -2,6 +2,7 @@
 
 import copy
 import pickle
+from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -83,6 +84,41 @@ def test_one_view_of_the_usual_size_is_plain_inference(cfg: CfgNode) -> None:
     assert images(cfg)[0]["image"].shape == (3, 256, 256), "the loader has resized it already"
     for ours, theirs in zip(run(add_testing_tricks(cfg, model), images(cfg)), expected):
         assert_equal(ours, theirs, atol=1e-3)
+
+
+def test_windows_are_the_model_on_each_part_for_what_is_in_its_core(cfg: CfgNode) -> None:
+    cfg.TEST.AUG.ENABLED, cfg.TEST.AUG.FLIP, cfg.TEST.AUG.SCALES = True, False, (1.0,)
+    cfg.TEST.AUG.WINDOW, cfg.TEST.AUG.OVERLAP, cfg.TEST.AUG.BATCH_SIZE = 160, 64, 1
+    cfg.MODEL.RPN.POST_NMS_TOPK_TEST = cfg.TEST.DETECTIONS_PER_IMAGE = 200
+    cfg.TEST.AUG.MAX_SIZE = 160
+    model, (image,) = build(cfg), images(cfg, 1)
+    (found,) = run(RCNNEnsemble(cfg, [model]), [image])
+    boxes, scores, classes = [], [], []
+    for top, left in product((0, 96), repeat=2):
+        part = image["image"][:, top : top + 160, left : left + 160]
+        (seen,) = run(model, [{"image": part, "height": 160, "width": 160}])
+        moved = seen.pred_boxes.tensor + torch.tensor([left, top, left, top])
+        centers = (moved[:, :2] + moved[:, 2:]) / 2
+        own = ((centers >= 128) == torch.tensor([left > 0, top > 0])).all(1)
+        assert not own.all()
+        boxes.append(moved[own])
+        scores.append(seen.scores[own])
+        classes.append(seen.pred_classes[own])
+    assert all(map(len, boxes))
+    parts = torch.cat(boxes), torch.cat(scores), torch.cat(classes)
+    kept = batched_nms(*parts, cfg.MODEL.ROI_HEADS.NMS_THRESH_TEST)[:200]
+    torch.testing.assert_close(found.pred_boxes.tensor, parts[0][kept], atol=1e-3, rtol=0)
+    torch.testing.assert_close(found.scores, parts[1][kept], atol=1e-4, rtol=0)
+    assert torch.equal(found.pred_classes, parts[2][kept])
+
+
+def test_a_window_larger_than_the_image_is_the_image(cfg: CfgNode) -> None:
+    cfg.TEST.AUG.ENABLED, cfg.TEST.AUG.SCALES = True, (1.0,)
+    model, inputs = build(cfg), images(cfg)
+    expected = run(RCNNEnsemble(cfg, [model]), inputs)
+    cfg.TEST.AUG.WINDOW = 300
+    for ours, theirs in zip(run(RCNNEnsemble(cfg, [model]), inputs), expected):
+        assert_equal(ours, theirs)
 
 
 def test_a_member_twice_is_the_member(cfg: CfgNode) -> None:

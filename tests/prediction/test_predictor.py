@@ -199,3 +199,13 @@ def test_weights_of_a_backbone_alone_are_refused(small: SmallModel, tmp_path: Pa
         Predictor.from_name(
             str(small.config_file), str(small.weights), overrides=["MODEL.FPN.OUT_CHANNELS", "64"]
         )
+
+
+def test_windows_of_long_images_keep_their_shape(small: SmallModel) -> None:
+    windows = ["TEST.AUG.ENABLED", "True", "TEST.AUG.WINDOW", "64", "TEST.AUG.SCALES", "(1.0,)"]
+    predictor = Predictor.from_name(str(small.config_file), str(small.weights), 0.1, windows)
+    assert predictor(np.zeros((2, 600, 3), np.uint8)).image_size == (2, 600)
+    with pytest.raises(UnreadableImageError, match="9000 x 2 pixels"):
+        Predictor.from_name(
+            str(small.config_file), str(small.weights), 0.1, [*windows[:2], *windows[4:]]
+        )(np.zeros((2, 9000, 3), np.uint8))

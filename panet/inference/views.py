@@ -1,6 +1,6 @@
 """The views of an image that are merged at test time."""
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from itertools import groupby
 from typing import Any
 
@@ -9,7 +9,7 @@ from detectron2.config import CfgNode
 from detectron2.data.transforms import ResizeShortestEdge
 from detectron2.modeling import DatasetMapperTTA
 from detectron2.structures import Boxes, Instances
-from fvcore.transforms import HFlipTransform, NoOpTransform, Transform, TransformList
+from fvcore.transforms import HFlipTransform, NoOpTransform, TransformList
 from torch import Tensor
 
 from panet.errors import InputError
@@ -42,7 +42,7 @@ def build_view_mapper(cfg: CfgNode) -> ViewMapper:
                 shorter_edges(cfg, height, width), options.MAX_SIZE, options.FLIP
             )
             for view in resize(window):
-                found.append({**view, "transforms": TransformList([cut]) + view["transforms"]})
+                found.append({**view, "transforms": cut + view["transforms"]})
         return found
 
     return views
@@ -61,10 +61,12 @@ def _check(cfg: CfgNode) -> None:
         )
 
 
-def _cut(cfg: CfgNode, image: dict[str, Any]) -> Iterable[tuple[Transform, dict[str, Any]]]:
+def _cut(cfg: CfgNode, image: dict[str, Any]) -> Iterator[tuple[TransformList, dict[str, Any]]]:
     if cfg.TEST.AUG.WINDOW == 0:
-        return [(NoOpTransform(), image)]
-    return cut_windows(image, cfg.TEST.AUG.WINDOW, cfg.TEST.AUG.OVERLAP)
+        yield TransformList([]), image
+        return
+    for cut, window in cut_windows(image, cfg.TEST.AUG.WINDOW, cfg.TEST.AUG.OVERLAP):
+        yield TransformList([cut]), window
 
 
 def view_sizes(cfg: CfgNode, height: int, width: int) -> list[Size]:

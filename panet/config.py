@@ -125,11 +125,6 @@ def add_panet_config(cfg: CfgNode) -> None:
     # DATALOADER.FILTER_EMPTY_ANNOTATIONS.
     cfg.DATASETS.OWN.CLASSES = []
 
-    # In training, brightness and contrast are multiplied by factors drawn from these ranges, e.g.
-    # (0.5, 1.5); () for none.
-    cfg.INPUT.BRIGHTNESS = ()
-    cfg.INPUT.CONTRAST = ()
-
     # At every evaluation in training, so many images with what is predicted go to TensorBoard.
     cfg.TEST.NUM_PICTURES = 8
 

@@ -7,13 +7,7 @@ import torch
 from detectron2.config import CfgNode
 from detectron2.data import DatasetMapper
 from detectron2.data.detection_utils import SizeMismatchError, filter_empty_instances
-from detectron2.data.transforms import (
-    Augmentation,
-    RandomBrightness,
-    RandomContrast,
-    RandomFlip,
-    TransformList,
-)
+from detectron2.data.transforms import RandomFlip, TransformList
 from detectron2.structures import Instances
 
 from panet.errors import InputError
@@ -30,7 +24,6 @@ class InstanceMapMapper(DatasetMapper):
     share the map, whatever ``INPUT.MASK_FORMAT`` is, and its boxes are those of the masks.
 
     ``INPUT.RANDOM_FLIP`` may be "both" too: horizontal and vertical, each with probability 1/2.
-    Brightness and contrast vary as ``INPUT.BRIGHTNESS`` and ``INPUT.CONTRAST`` say.
     """
 
     @classmethod
@@ -43,8 +36,6 @@ class InstanceMapMapper(DatasetMapper):
         arguments: dict[str, Any] = super().from_config(cfg, is_train)
         if both:
             arguments["augmentations"].append(RandomFlip(horizontal=False, vertical=True))
-        if is_train:
-            arguments["augmentations"] += _color_augmentations(cfg)
         return arguments
 
     def __call__(self, dataset_dict: dict[str, Any]) -> Any:
@@ -88,19 +79,3 @@ class InstanceMapMapper(DatasetMapper):
         if self.use_instance_mask:
             instances.gt_masks = masks
         dataset_dict["instances"] = filter_empty_instances(instances)
-
-
-def _color_augmentations(cfg: CfgNode) -> list[Augmentation]:
-    kinds = {"BRIGHTNESS": RandomBrightness, "CONTRAST": RandomContrast}
-    augmentations = []
-    for key, kind in kinds.items():
-        factors = cfg.INPUT[key]
-        if len(factors) == 0:
-            continue
-        if len(factors) != 2 or not 0 <= factors[0] <= factors[1]:
-            raise InputError(
-                f"INPUT.{key} is {tuple(factors)}; it must be empty or a range of factors, such as "
-                "(0.5, 1.5)."
-            )
-        augmentations.append(kind(*factors))
-    return augmentations

@@ -22,6 +22,7 @@ from .views import (
     ViewMapper,
     batches_of_like_size,
     build_view_mapper,
+    drop_others,
     map_back,
     transform_proposals,
 )
@@ -124,14 +125,15 @@ class RCNNEnsemble(GeneralizedRCNNWithTTA):
         views = self.tta_mapper({**input, "height": height, "width": width})
         for view in views:
             transform_proposals(view)
-        return views, [view.pop("transforms") for view in views]
+        return views, [view["transforms"] for view in views]
 
     def _find_in_views(self, views: list[dict[str, Any]]) -> list[tuple[Instances, Instances]]:
         """The detections in each of some views of one size, and what they were chosen from."""
         features, proposals = self._propose(views)
         heads, test = self.cfg.MODEL.ROI_HEADS, self.cfg.TEST
         found = []
-        for boxes, scores, in_view in zip(*self._average_boxes(features, proposals), proposals):
+        averages = self._average_boxes(features, proposals)
+        for view, boxes, scores, in_view in zip(views, *averages, proposals):
             predictions = (boxes, scores, in_view.image_size, heads.SCORE_THRESH_TEST)
             detections, _ = fast_rcnn_inference_single_image(
                 *predictions, heads.NMS_THRESH_TEST, test.DETECTIONS_PER_IMAGE
@@ -139,7 +141,8 @@ class RCNNEnsemble(GeneralizedRCNNWithTTA):
             candidates = detections[:0]
             if test.BOX_VOTING.ENABLED:
                 candidates = choose_candidates(*predictions)
-            found.append((detections, candidates))
+            transforms = view["transforms"]
+            found.append((drop_others(detections, transforms), drop_others(candidates, transforms)))
         if self.has_masks:
             self._average_masks(features, [detections for detections, _ in found])
         return found

@@ -4,7 +4,6 @@ from collections.abc import Callable, Iterator, Sequence
 from itertools import groupby
 from typing import Any
 
-import torch
 from detectron2.config import CfgNode
 from detectron2.data.transforms import ResizeShortestEdge
 from detectron2.modeling import DatasetMapperTTA
@@ -32,7 +31,7 @@ def build_view_mapper(cfg: CfgNode) -> ViewMapper:
     options = cfg.TEST.AUG
     if not options.ENABLED:
         return identity_view
-    _check(cfg)
+    _check_options(cfg)
 
     def views(image: dict[str, Any]) -> list[dict[str, Any]]:
         found = []
@@ -48,7 +47,7 @@ def build_view_mapper(cfg: CfgNode) -> ViewMapper:
     return views
 
 
-def _check(cfg: CfgNode) -> None:
+def _check_options(cfg: CfgNode) -> None:
     options = cfg.TEST.AUG
     if not all(scale > 0 for scale in options.SCALES):
         raise InputError(
@@ -126,13 +125,9 @@ def map_back(
         result_size: (H, W) to scale to.
 
     Returns:
-        The same without boxes that are empty, or that a neighbouring window answers for.
+        The same without boxes that are empty.
     """
     boxes = Boxes(transform_boxes(found.pred_boxes.tensor, transforms.inverse()))
-    own = torch.ones(len(found), dtype=torch.bool, device=boxes.device)
-    for transform in transforms.transforms:
-        if isinstance(transform, WindowTransform):
-            own = transform.in_core(boxes.tensor)
     boxes.scale(result_size[1] / image_size[1], result_size[0] / image_size[0])
     boxes.clip(result_size)
     mapped = Instances(result_size, **found.get_fields())
@@ -140,7 +135,21 @@ def map_back(
     flips = sum(isinstance(transform, HFlipTransform) for transform in transforms.transforms)
     if flips % 2 == 1 and mapped.has("pred_masks"):
         mapped.pred_masks = mapped.pred_masks.flip(3)
-    return mapped[boxes.nonempty() & own]
+    return mapped[boxes.nonempty()]
+
+
+def drop_others(found: Instances, transforms: TransformList) -> Instances:
+    """What was found in a view, with "pred_boxes", but for what a neighbouring window answers for.
+
+    Args:
+        found: in pixels of the view.
+        transforms: what made the view of the image.
+    """
+    for transform in transforms.transforms:
+        if isinstance(transform, WindowTransform):
+            boxes = transform_boxes(found.pred_boxes.tensor, transforms.inverse())
+            return found[transform.in_core(boxes)]
+    return found
 
 
 def batches_of_like_size(

@@ -5,7 +5,6 @@ from itertools import pairwise
 from typing import Any, NamedTuple
 
 import numpy as np
-import torch
 from fvcore.transforms import CropTransform
 from torch import Tensor
 
@@ -88,8 +87,6 @@ def cut_windows(
     height, width = image["image"].shape[1:]
     for rows in lay_out_spans(height, window, overlap):
         for columns in lay_out_spans(width, window, overlap):
-            part: torch.Tensor = image["image"][
-                :, rows.start : rows.end, columns.start : columns.end
-            ]
-            size = {"height": part.shape[1], "width": part.shape[2]}
-            yield WindowTransform(rows, columns, height, width), {**image, "image": part, **size}
+            cut = WindowTransform(rows, columns, height, width)
+            part = image["image"][:, rows.start : rows.end, columns.start : columns.end]
+            yield cut, {**image, "image": part, "height": cut.h, "width": cut.w}

@@ -67,6 +67,7 @@ def _markdown(results: Sequence[Result]) -> str:
         *(f"mask {metric}" for metric in METRICS[1:]),
         "gain in mask AP",
         "over",
+        f"over {BASELINE.label}",
         "10^6 parameters",
         "10^9 multiply-adds",
         "time",
@@ -80,7 +81,7 @@ def _markdown(results: Sequence[Result]) -> str:
         f"{table}\n\n"
         f"{first['iterations']:,} iterations from the same random weights on the same data; seeds "
         f"{', '.join(map(str, seeds))}; {', '.join(machines)}. Figures are means over the seeds "
-        "\u00b1 their standard deviation; a gain is the mean over the seeds that both rows have. "
+        "\u00b1 their standard deviation; gains are over the seeds that both rows have. "
         "Multiply-adds are those of one image at the limits of proposals and detections. Time is "
         f"the median of an iteration's, divided by that of {BASELINE.label}; it depends on what "
         "else the machine did.\n"
@@ -89,14 +90,7 @@ def _markdown(results: Sequence[Result]) -> str:
 
 def _line(row: Row, results: Sequence[Result]) -> list[str]:
     runs = _of(row, results)
-    gains = []
-    if row.reference is not None:
-        reference = {result["seed"]: result for result in _of(ROWS[row.reference], results)}
-        gains = [
-            _metric("segm", "AP")(run) - _metric("segm", "AP")(reference[run["seed"]])
-            for run in runs
-            if run["seed"] in reference
-        ]
+    reference = ROWS[row.reference] if row.reference else None
     baseline = [result["seconds_per_iteration"] for result in _of(BASELINE, results)]
     seconds = statistics.median(run["seconds_per_iteration"] for run in runs)
     return [
@@ -104,12 +98,21 @@ def _line(row: Row, results: Sequence[Result]) -> list[str]:
         str(len(runs)),
         *(_spread([_metric(task, "AP")(run) for run in runs]) for task in TASKS),
         *(_spread([_metric("segm", metric)(run) for run in runs]) for metric in METRICS[1:]),
-        _spread(gains, sign="+"),
-        ROWS[row.reference].label if row.reference else "",
+        _spread(_gains(row, reference, results), sign="+") if reference else "",
+        reference.label if reference else "",
+        _spread(_gains(row, BASELINE, results), sign="+") if reference else "",
         f"{runs[0]['parameters'] / 1e6:.2f}",
         f"{runs[0]['multiply_adds'] / 1e9:.2f}",
         f"{seconds / statistics.median(baseline):.2f}" if baseline else "",
     ]
+
+
+def _gains(row: Row, reference: Row, results: Sequence[Result]) -> list[float]:
+    """In mask AP, with each seed that both rows have."""
+    mask_ap = _metric("segm", "AP")
+    former = {result["seed"]: mask_ap(result) for result in _of(reference, results)}
+    runs = [run for run in _of(row, results) if run["seed"] in former]
+    return [mask_ap(run) - former[run["seed"]] for run in runs]
 
 
 def _metric(task: str, metric: str) -> Value:

@@ -8,7 +8,6 @@ from itertools import islice
 from pathlib import Path
 from typing import Any
 
-import cv2
 import pytest
 import torch
 from conftest import CONFIGS
@@ -23,7 +22,6 @@ BENCHMARKS = CONFIGS.parent / "benchmarks"
 sys.path.append(str(BENCHMARKS))
 
 import ablation  # noqa: E402
-import comparison  # noqa: E402
 from components import ROWS, Row  # noqa: E402
 from experiment import Experiment  # noqa: E402
 from initial_weights import build_initial_model  # noqa: E402
@@ -396,53 +394,3 @@ def test_what_cannot_be_compared_is_refused(
         capsys.readouterr().err
     )
     assert not output.exists()
-
-
-# What the results come to.
-
-
-def result(row: str, seed: int, ap: float, seconds: float, parameters: int = 10**6) -> Any:
-    metrics = {name: ap + i for i, name in enumerate(comparison.METRICS[:5])} | {
-        "APl": float("nan")
-    }
-    return {
-        "row": row,
-        "seed": seed,
-        "metrics": {"bbox": {k: 2 * v for k, v in metrics.items()}, "segm": metrics},
-        "seconds_per_iteration": seconds,
-        "parameters": parameters,
-        "multiply_adds": 3_210_000_000,
-        "iterations": 1500,
-        "device": "cpu",
-        "machine": "2 threads",
-        "versions": {"torch": "2.0"},
-    }
-
-
-def test_tables_and_plot(tmp_path: Path) -> None:
-    results = [
-        result("mask-rcnn", 1, 30.0, 2.0),
-        result("mask-rcnn", 2, 34.0, 4.0),
-        result("bottom-up", 2, 37.0, 4.5, parameters=1_250_000),
-        result("bottom-up", 9, 38.0, 4.5, parameters=1_250_000),
-    ]
-    comparison.write_comparison(results, tmp_path)
-    lines = list(csv.DictReader((tmp_path / "ablation.csv").open()))
-    assert [(line["row"], line["seed"]) for line in lines] == [
-        (entry["row"], str(entry["seed"])) for entry in results
-    ]
-    assert (lines[2]["box AP"], lines[2]["mask AP75"]) == ("74.0", "39.0")
-    assert (lines[1]["seconds_per_iteration"], lines[1]["torch"]) == ("4.0", "2.0")
-    table = (tmp_path / "ablation.md").read_text().split("\n\n")[0].splitlines()
-    cells = [[cell.strip() for cell in line.strip("|").split("|")] for line in table]
-    header, _, first, second = cells
-    first, second = dict(zip(header, first)), dict(zip(header, second))
-    assert first[""] == "Mask R-CNN"
-    assert (first["mask AP"], second["mask AP"]) == ("32.0 ± 2.8", "37.5 ± 0.7")
-    assert (first["box AP"], second["mask AP50"]) == ("64.0 ± 5.7", "38.5 ± 0.7")
-    assert second["mask APl"] == ""
-    assert (first["gain in mask AP"], second["gain in mask AP"]) == ("", "+3.0")  # of seed 2
-    assert (second["over"], second["seeds"]) == ("Mask R-CNN", "2")
-    assert (first["time"], second["time"]) == ("1.00", "1.50")
-    assert (second["10^6 parameters"], second["10^9 multiply-adds"]) == ("1.25", "3.21")
-    assert cv2.imread(str(tmp_path / "ablation.png")).std() > 0

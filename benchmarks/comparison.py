@@ -1,10 +1,10 @@
-"""What the trainings of the ablation come to: a table of runs, one of rows, and a plot."""
+"""What the trainings of the ablation come to: a table of runs, some of rows, and a plot."""
 
 import csv
 import io
 import math
 import statistics
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -59,26 +59,13 @@ def _runs(results: Sequence[Result]) -> str:
 
 
 def _markdown(results: Sequence[Result]) -> str:
-    """A line for each row, with means and standard deviations over the seeds."""
-    header = [
-        "",
-        "seeds",
-        *(f"{name} AP" for name in TASKS.values()),
-        *(f"mask {metric}" for metric in METRICS[1:]),
-        "gain in mask AP",
-        "over",
-        f"over {BASELINE.label}",
-        "10^6 parameters",
-        "10^9 multiply-adds",
-        "time",
-    ]
-    lines = [_line(row, results) for row in _rows(results)]
-    table = tabulate(lines, headers=header, tablefmt="pipe", disable_numparse=True)
+    """Tables of masks, boxes and costs; a line for each row, with means and standard deviations."""
+    tables = [_table(_quality(results, "segm")), _table(_quality(results, "bbox"))]
+    tables.append(_table(_costs(results)))
     first = results[0]
     seeds = sorted({result["seed"] for result in results})
     machines = sorted({f"{result['device']} ({result['machine']})" for result in results})
-    return (
-        f"{table}\n\n"
+    tables.append(
         f"{first['iterations']:,} iterations from the same random weights on the same data; seeds "
         f"{', '.join(map(str, seeds))}; {', '.join(machines)}. Figures are means over the seeds "
         "\u00b1 their standard deviation; gains are over the seeds that both rows have. "
@@ -86,33 +73,53 @@ def _markdown(results: Sequence[Result]) -> str:
         f"the median of an iteration's, divided by that of {BASELINE.label}; it depends on what "
         "else the machine did.\n"
     )
+    return "\n\n".join(tables)
 
 
-def _line(row: Row, results: Sequence[Result]) -> list[str]:
-    runs = _of(row, results)
-    reference = ROWS[row.reference] if row.reference else None
+def _table(lines: Sequence[Mapping[str, str]]) -> str:
+    return tabulate(lines, headers="keys", tablefmt="pipe", disable_numparse=True)
+
+
+def _quality(results: Sequence[Result], task: str) -> list[dict[str, str]]:
+    lines = []
+    for row in _rows(results):
+        runs = _of(row, results)
+        line = {"": row.label, "seeds": str(len(runs))}
+        for metric in METRICS:
+            line[f"{TASKS[task]} {metric}"] = _spread([_metric(task, metric)(run) for run in runs])
+        reference = ROWS[row.reference] if row.reference else None
+        line["gain"] = _gain(task, row, reference, results)
+        line["over"] = reference.label if reference else ""
+        line[f"over {BASELINE.label}"] = _gain(task, row, BASELINE if reference else None, results)
+        lines.append(line)
+    return lines
+
+
+def _costs(results: Sequence[Result]) -> list[dict[str, str]]:
     baseline = [result["seconds_per_iteration"] for result in _of(BASELINE, results)]
-    seconds = statistics.median(run["seconds_per_iteration"] for run in runs)
-    return [
-        row.label,
-        str(len(runs)),
-        *(_spread([_metric(task, "AP")(run) for run in runs]) for task in TASKS),
-        *(_spread([_metric("segm", metric)(run) for run in runs]) for metric in METRICS[1:]),
-        _spread(_gains(row, reference, results), sign="+") if reference else "",
-        reference.label if reference else "",
-        _spread(_gains(row, BASELINE, results), sign="+") if reference else "",
-        f"{runs[0]['parameters'] / 1e6:.2f}",
-        f"{runs[0]['multiply_adds'] / 1e9:.2f}",
-        f"{seconds / statistics.median(baseline):.2f}" if baseline else "",
-    ]
+    lines = []
+    for row in _rows(results):
+        runs = _of(row, results)
+        seconds = statistics.median(run["seconds_per_iteration"] for run in runs)
+        lines.append(
+            {
+                "": row.label,
+                "10^6 parameters": f"{runs[0]['parameters'] / 1e6:.2f}",
+                "10^9 multiply-adds": f"{runs[0]['multiply_adds'] / 1e9:.2f}",
+                "time": f"{seconds / statistics.median(baseline):.2f}" if baseline else "",
+            }
+        )
+    return lines
 
 
-def _gains(row: Row, reference: Row, results: Sequence[Result]) -> list[float]:
-    """In mask AP, with each seed that both rows have."""
-    mask_ap = _metric("segm", "AP")
-    former = {result["seed"]: mask_ap(result) for result in _of(reference, results)}
+def _gain(task: str, row: Row, reference: Row | None, results: Sequence[Result]) -> str:
+    """In AP, over the row of reference, with the seeds that both have."""
+    if reference is None:
+        return ""
+    ap = _metric(task, "AP")
+    former = {result["seed"]: ap(result) for result in _of(reference, results)}
     runs = [run for run in _of(row, results) if run["seed"] in former]
-    return [mask_ap(run) - former[run["seed"]] for run in runs]
+    return _spread([ap(run) - former[run["seed"]] for run in runs], sign="+")
 
 
 def _metric(task: str, metric: str) -> Value:

@@ -31,6 +31,18 @@ def result(row: str, seed: int, ap: float, seconds: float, parameters: int = 10*
     }
 
 
+def read_tables(markdown: str) -> list[dict[str, dict[str, str]]]:
+    """Each table's lines, by their first cell."""
+    tables = []
+    for block in markdown.split("\n\n"):
+        if block.startswith("|"):
+            cells = [
+                [cell.strip() for cell in line.strip("|").split("|")] for line in block.splitlines()
+            ]
+            tables.append({line[0]: dict(zip(cells[0], line)) for line in cells[2:]})
+    return tables
+
+
 def test_tables_and_plot(tmp_path: Path) -> None:
     results = [
         result("mask-rcnn", 1, 30.0, 2.0),
@@ -46,18 +58,18 @@ def test_tables_and_plot(tmp_path: Path) -> None:
     ]
     assert (lines[2]["box AP"], lines[2]["mask AP75"]) == ("74.0", "39.0")
     assert (lines[1]["seconds_per_iteration"], lines[1]["torch"]) == ("4.0", "2.0")
-    table = (tmp_path / "ablation.md").read_text().split("\n\n")[0].splitlines()
-    cells = [[cell.strip() for cell in line.strip("|").split("|")] for line in table]
-    header, _, *rows = cells
-    first, second, third = (dict(zip(header, row)) for row in rows)
-    assert first[""] == "Mask R-CNN"
-    assert (first["mask AP"], second["mask AP"]) == ("32.0 ± 2.8", "37.5 ± 0.7")
-    assert (first["box AP"], second["mask AP50"]) == ("64.0 ± 5.7", "38.5 ± 0.7")
-    assert second["mask APl"] == ""
-    assert (first["gain in mask AP"], second["gain in mask AP"]) == ("", "+3.0")  # of seed 2
-    assert (second["over"], second["seeds"]) == ("Mask R-CNN", "2")
-    assert (third["over"], third["gain in mask AP"]) == ("+ bottom-up path", "-2.0")
-    assert (first["over Mask R-CNN"], third["over Mask R-CNN"]) == ("", "+1.0")
-    assert (first["time"], second["time"]) == ("1.00", "1.50")
-    assert (second["10^6 parameters"], second["10^9 multiply-adds"]) == ("1.25", "3.21")
+    masks, boxes, costs = read_tables((tmp_path / "ablation.md").read_text())
+    assert list(masks) == ["Mask R-CNN", "+ bottom-up path", "+ both"]
+    assert [masks[row]["mask AP"] for row in masks] == ["32.0 ± 2.8", "37.5 ± 0.7", "35.0"]
+    assert [boxes[row]["box AP"] for row in boxes] == ["64.0 ± 5.7", "75.0 ± 1.4", "70.0"]
+    assert masks["+ bottom-up path"]["seeds"] == "2"
+    assert masks["+ bottom-up path"]["mask AP50"] == "38.5 ± 0.7"
+    assert masks["+ bottom-up path"]["mask APl"] == ""
+    assert [masks[row]["over"] for row in masks] == ["", "Mask R-CNN", "+ bottom-up path"]
+    assert [masks[row]["gain"] for row in masks] == ["", "+3.0", "-2.0"]  # with seed 2
+    assert [boxes[row]["gain"] for row in masks] == ["", "+6.0", "-4.0"]
+    assert [masks[row]["over Mask R-CNN"] for row in masks] == ["", "+3.0", "+1.0"]
+    assert [costs[row]["time"] for row in masks] == ["1.00", "1.50", "2.00"]
+    assert costs["+ bottom-up path"]["10^6 parameters"] == "1.25"
+    assert costs["+ bottom-up path"]["10^9 multiply-adds"] == "3.21"
     assert cv2.imread(str(tmp_path / "ablation.png")).std() > 0

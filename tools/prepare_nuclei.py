@@ -7,10 +7,12 @@ gets train.json and val.json in COCO's format, and the images as RGB in train/ a
 found as the folder nuclei in the one that the environment variable DETECTRON2_DATASETS names.
 
 The split depends on an image's id alone: it is for validation if the first 8 bytes of the id's
-SHA-256 are below --val-share of all their values. The same SOURCE gives the same files.
+SHA-256 are below --val-share of all their values. The same SOURCE gives the same files. With
+--split it is as a file tells: benchmarks/nuclei_split.csv is that of the published results.
 """
 
 import argparse
+from collections.abc import Sequence
 from pathlib import Path
 
 from tqdm import tqdm
@@ -18,9 +20,12 @@ from tqdm import tqdm
 from panet.data.nuclei import (
     SPLITS,
     ConvertedImage,
+    Source,
     choose_split,
     convert,
     find_sources,
+    listed_split,
+    read_splits,
     to_coco,
     write_json,
 )
@@ -33,27 +38,55 @@ def parse_arguments() -> argparse.Namespace:
     )
     parser.add_argument("source", type=Path, metavar="SOURCE")
     parser.add_argument("output", type=Path, metavar="OUT")
-    parser.add_argument("--val-share", type=float, default=0.2, help="default: 0.2")
+    which = parser.add_mutually_exclusive_group()
+    which.add_argument("--val-share", type=float, default=0.2, help="default: 0.2")
+    which.add_argument(
+        "--split",
+        type=Path,
+        metavar="FILE",
+        help='CSV with the columns "image", of ids or their beginnings, and "split", train or val; '
+        "other images are left out",
+    )
     add_debug_argument(parser)
     return parser.parse_args()
+
+
+def choose_splits(args: argparse.Namespace, sources: Sequence[Source]) -> dict[str, str]:
+    """The split of each image, by its id; without those that are in none.
+
+    Raises:
+        InputError: if a split has no images.
+    """
+    if args.split is None:
+        split_of = {source.id: choose_split(source.id, args.val_share) for source in sources}
+        cause, remedy = f"--val-share {args.val_share}", "another share between 0 and 1"
+    else:
+        listed = read_splits(args.split)
+        found = ((source.id, listed_split(source.id, listed)) for source in sources)
+        split_of = {image_id: split for image_id, split in found if split is not None}
+        cause, remedy = f"--split {args.split}", "a file that lists some of them"
+        if len(split_of) < len(listed):
+            print(f"{args.split} lists {len(listed):,} images; {len(split_of):,} are there.")
+    for split in SPLITS:
+        if split not in split_of.values():
+            raise InputError(
+                f"With {cause}, none of the {len(sources)} images is in the split {split}; give "
+                f"{remedy}."
+            )
+    return split_of
 
 
 @exit_on_input_error()
 def main() -> None:
     args = parse_arguments()
     sources = find_sources(args.source)
-    split_of = {source.id: choose_split(source.id, args.val_share) for source in sources}
+    split_of = choose_splits(args, sources)
     for split in SPLITS:
-        if split not in split_of.values():
-            raise InputError(
-                f"With --val-share {args.val_share}, none of the {len(sources)} images is in the "
-                f"split {split}; give another share between 0 and 1."
-            )
         (args.output / split).mkdir(parents=True, exist_ok=True)
         # They are written last, so that an unfinished folder has none.
         (args.output / f"{split}.json").unlink(missing_ok=True)
     converted: dict[str, list[ConvertedImage]] = {split: [] for split in SPLITS}
-    for source in tqdm(sources, "images"):
+    for source in tqdm([source for source in sources if source.id in split_of], "images"):
         split = split_of[source.id]
         converted[split].append(convert(source, args.output / split))
     for split, images in converted.items():

@@ -1,5 +1,6 @@
 """The nuclei of the 2018 Data Science Bowl: as they are downloaded, and in COCO's format."""
 
+import csv
 import hashlib
 import json
 from collections.abc import Iterable, Iterator
@@ -96,6 +97,34 @@ def choose_split(image_id: str, val_share: float) -> str:
     """
     digest = hashlib.sha256(image_id.encode()).digest()
     return "val" if int.from_bytes(digest[:8], "big") < val_share * 2**64 else "train"
+
+
+def read_splits(file: Path) -> dict[str, str]:
+    """Splits of images by the beginnings of their ids, from a CSV file.
+
+    Args:
+        file: with the columns "image" and "split", which is "train" or "val".
+
+    Raises:
+        InputError: if it cannot be read, or has something else.
+    """
+    try:
+        with file.open(newline="") as lines:
+            rows = list(csv.DictReader(lines))
+    except (OSError, ValueError, csv.Error) as error:
+        raise InputError(f"{file} cannot be read: {' '.join(str(error).split())}") from error
+    for number, row in enumerate(rows, start=2):
+        if not row.get("image") or row.get("split") not in SPLITS:
+            raise InputError(
+                f"Line {number} of {file} does not give an image and its split, which is one of "
+                f"{', '.join(SPLITS)}, in columns named image and split."
+            )
+    return {row["image"]: row["split"] for row in rows}
+
+
+def listed_split(image_id: str, splits: dict[str, str]) -> str | None:
+    """The split of an image, by :func:`read_splits`; None if it is in none."""
+    return next((split for start, split in splits.items() if image_id.startswith(start)), None)
 
 
 def convert(source: Source, folder: Path) -> ConvertedImage:

@@ -3,6 +3,7 @@
 import hashlib
 import json
 import shutil
+from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
 
@@ -14,7 +15,7 @@ from program import Run, run_program
 from pycocotools import mask as rle
 from small_nuclei import HEIGHT, IDS, WIDTH, image_path, masks_of, write_nuclei
 
-from panet.data.nuclei import choose_split
+from panet.data.nuclei import choose_split, listed_split, read_splits
 from panet.errors import InputError
 
 TOOL = CONFIGS.parent / "tools" / "prepare_nuclei.py"
@@ -80,6 +81,50 @@ def test_the_split_depends_on_the_id_alone(source: Path, tmp_path: Path, prepare
     assert {p.stem for p in (tmp_path / "fewer" / "val").iterdir()} == names["val"]
     many = [choose_split(str(number), 0.2) for number in range(5000)]
     assert many.count("val") == pytest.approx(1000, abs=100)
+
+
+def test_a_file_may_tell_the_split(source: Path, tmp_path: Path, prepare: Prepare) -> None:
+    (tmp_path / "split.csv").write_text(
+        f"image,split\n{IDS[2][:16]},val\n{IDS[5][:16]},train\n{IDS[0]},train\nffff,val\n"
+    )
+    run = prepare(source, tmp_path / "nuclei", "--split", tmp_path / "split.csv")
+    assert run.status == 0, run.stderr
+    assert "lists 4 images; 3 are there" in run.stdout
+    for split, ids in {"train": sorted([IDS[0], IDS[5]]), "val": [IDS[2]]}.items():
+        images = json.loads((tmp_path / "nuclei" / f"{split}.json").read_text())["images"]
+        assert [image["file_name"] for image in images] == [f"{i}.png" for i in ids]
+        assert len(list((tmp_path / "nuclei" / split).iterdir())) == len(ids)
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        ("image,split\n00,train\n11,test\n", "Line 3 of .* does not give an image and its split"),
+        ("id,split\n00,train\n", "Line 2 of .* in columns named image and split"),
+        ("image,split\n,train\n", "Line 2 of "),
+        ("image,split\n", "none of the 8 images is in the split train; give a file"),
+        ("\0\xff", "cannot be read|does not give|none of"),
+        (None, "split.csv cannot be read: .*No such file"),
+    ],
+)
+def test_files_of_splits_that_are_none(
+    source: Path, tmp_path: Path, prepare: Prepare, content: str | None, message: str
+) -> None:
+    if content is not None:
+        (tmp_path / "split.csv").write_bytes(content.encode("latin-1"))
+    run = prepare(source, tmp_path / "nuclei", "--split", tmp_path / "split.csv")
+    assert run.status == 2
+    (line,) = [line for line in run.stderr.splitlines() if line.startswith("error: ")]
+    with pytest.raises(InputError, match=message):
+        raise InputError(line)
+
+
+def test_the_published_split_has_all_its_images_once() -> None:
+    splits = read_splits(CONFIGS.parent / "benchmarks" / "nuclei_split.csv")
+    assert Counter(splits.values()) == {"train": 393, "val": 129}
+    assert all(len(start) == 16 for start in splits)
+    assert listed_split("00071198d059ba7f" + 48 * "0", splits) == "train"
+    assert listed_split(64 * "0", splits) is None
 
 
 def test_the_same_source_gives_the_same_files(

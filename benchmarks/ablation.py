@@ -5,7 +5,7 @@ each seed: from the same random weights where rows have the same layers, on the 
 same order, for the same number of iterations. A training that was stopped goes on, and one that is
 finished is never repeated. The same command may run several times at once, on several cores or
 GPUs: each takes what no other has begun. What there is so far is in ablation.csv, one line a
-training, ablation.md, one line a row, and ablation.png.
+training, ablation.md, tables with one line a row, and ablation.png.
 
 Further configuration keys and their values, for all rows, go last, after "--".
 """

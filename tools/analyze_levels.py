@@ -9,8 +9,10 @@ first counts. Of a cascade, the box head is its first stage.
 
 import argparse
 import csv
+from collections.abc import Iterable, Iterator
 from itertools import chain, islice
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from detectron2.config import CfgNode
@@ -28,6 +30,7 @@ from panet.device import keep_freed_memory
 from panet.engine import PANetTrainer
 from panet.errors import InputError, add_debug_argument, exit_on_input_error
 from panet.evaluation.level_shares import LevelShares, count_level_shares
+from panet.inference.views import batches_of_like_size, build_view_mapper, make_views
 
 BOXES = {"box": "proposals", "mask": "detections"}
 
@@ -72,9 +75,9 @@ def main() -> None:
     number = sum(map(len, loaders))
     if args.max_images is not None:
         number = min(number, args.max_images)
-    batches = islice(chain.from_iterable(loaders), number)
-    with tqdm(batches, total=number, desc="images") as progress:
-        result = count_level_shares(model, progress, args.head)
+    images = islice(chain.from_iterable(chain.from_iterable(loaders)), number)
+    with tqdm(images, total=number, desc="images") as progress:
+        result = count_level_shares(model, view_batches(cfg, progress), args.head)
     if result.boxes.sum() == 0:
         raise InputError(
             f"The {args.head} head got no {BOXES[args.head]} in {number} images; give more images "
@@ -96,6 +99,13 @@ def load_model(cfg: CfgNode) -> nn.Module:
     model = PANetTrainer.build_model(cfg)
     build_checkpointer(cfg, model).load(cfg.MODEL.WEIGHTS)
     return optimize_from_config(model.eval(), cfg)
+
+
+def view_batches(cfg: CfgNode, images: Iterable[dict[str, Any]]) -> Iterator[list[dict[str, Any]]]:
+    """What the model sees of each image when it is evaluated."""
+    view_mapper = build_view_mapper(cfg)
+    for image in images:
+        yield from batches_of_like_size(make_views(image, view_mapper), cfg.TEST.AUG.BATCH_SIZE)
 
 
 def write_csv(result: LevelShares, path: Path) -> None:

@@ -23,8 +23,8 @@ from .views import (
     batches_of_like_size,
     build_view_mapper,
     drop_others,
+    make_views,
     map_back,
-    transform_proposals,
 )
 from .voting import vote_boxes, vote_masks
 
@@ -120,11 +120,7 @@ class RCNNEnsemble(GeneralizedRCNNWithTTA):
     def _get_augmented_inputs(
         self, input: dict[str, Any]
     ) -> tuple[list[dict[str, Any]], list[Any]]:
-        # The transforms shall begin at the image as it is given.
-        height, width = input["image"].shape[1:]
-        views = self.tta_mapper({**input, "height": height, "width": width})
-        for view in views:
-            transform_proposals(view)
+        views = make_views(input, self.tta_mapper)
         return views, [view["transforms"] for view in views]
 
     def _find_in_views(self, views: list[dict[str, Any]]) -> list[tuple[Instances, Instances]]:

@@ -95,6 +95,21 @@ def identity_view(image: dict[str, Any]) -> list[dict[str, Any]]:
     return [{**image, "transforms": TransformList([NoOpTransform()])}]
 
 
+def make_views(image: dict[str, Any], view_mapper: ViewMapper) -> list[dict[str, Any]]:
+    """The views of an image, with its proposals where it has some.
+
+    Args:
+        image: as for ``GeneralizedRCNN``.
+        view_mapper: makes them; their "transforms" begin at the image as it is given, whatever
+            size the result shall have.
+    """
+    height, width = image["image"].shape[1:]
+    views = view_mapper({**image, "height": height, "width": width})
+    for view in views:
+        transform_proposals(view)
+    return views
+
+
 def transform_proposals(view: dict[str, Any]) -> None:
     """Take the proposals of the image along into a view that was made of it, in place."""
     if "proposals" not in view:

@@ -45,6 +45,21 @@ def test_the_same_command_twice_gives_the_same_table(tmp_path: Path) -> None:
     assert sum(int(row["boxes"]) for row in rows[::4]) == 40
 
 
+def test_images_are_seen_as_in_testing(tmp_path: Path) -> None:
+    windows = {
+        "TEST.AUG.ENABLED": True,
+        "TEST.AUG.WINDOW": 128,
+        "TEST.AUG.SCALES": "(0.5,)",
+        "TEST.AUG.FLIP": False,
+    }
+    run = analyze(tmp_path, "--max-images", "2", **windows)
+    assert run.returncode == 0, run.stderr
+    assert "The box head on 2 images" in run.stdout
+    rows = list(csv.DictReader((tmp_path / "levels.csv").read_text().splitlines()))
+    # The images are 256 x 256 pixels, so each has four windows.
+    assert sum(int(row["boxes"]) for row in rows[::4]) == 2 * 4 * 20
+
+
 def test_wrong_arguments_end_in_one_line(tmp_path: Path) -> None:
     for flags, message in (
         (("--max-images", "0"), "--max-images is 0"),

@@ -4,7 +4,8 @@
 The boxes that a head pools are grouped by the level that FPN would assign them to. For each group
 the program prints the share of the max-fused features that every level supplied, and writes
 levels.csv and levels.png. Features that are 0 in all levels count for none; of equal levels the
-first counts. Of a cascade, the box head is its first stage.
+first counts. Of a cascade, the box head is its first stage. With TEST.AUG.ENABLED True an image is
+seen in all its views, as when the model is evaluated.
 """
 
 import argparse

@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import re
 import shutil
 from collections import Counter
 from collections.abc import Callable
@@ -16,7 +17,6 @@ from pycocotools import mask as rle
 from small_nuclei import HEIGHT, IDS, WIDTH, image_path, masks_of, write_nuclei
 
 from panet.data.nuclei import choose_split, listed_split, read_splits
-from panet.errors import InputError
 
 TOOL = CONFIGS.parent / "tools" / "prepare_nuclei.py"
 
@@ -115,8 +115,7 @@ def test_files_of_splits_that_are_none(
     run = prepare(source, tmp_path / "nuclei", "--split", tmp_path / "split.csv")
     assert run.status == 2
     (line,) = [line for line in run.stderr.splitlines() if line.startswith("error: ")]
-    with pytest.raises(InputError, match=message):
-        raise InputError(line)
+    assert re.search(message, line)
 
 
 def test_the_published_split_has_all_its_images_once() -> None:
@@ -186,8 +185,7 @@ def test_damage_ends_in_one_line(
     run = prepare(source, output, "--val-share", "0.4")
     assert run.status == 2
     (line,) = [line for line in run.stderr.splitlines() if line.startswith("error: ")]
-    with pytest.raises(InputError, match=message):
-        raise InputError(line)
+    assert re.search(message, line)
     assert list(output.rglob("*.unfinished")) == []
     if damage in (write_text_as_mask, write_large_mask, cut_image):
         # Those of the first run do not describe the images any more.

@@ -6,7 +6,7 @@ import panet  # noqa: F401  # isort: skip  # first, to silence a warning of PyTo
 import argparse
 from typing import Any
 
-from detectron2.engine import default_argument_parser, default_setup, launch
+from detectron2.engine import default_argument_parser, default_setup
 from detectron2.utils import comm
 from detectron2.utils.logger import setup_logger
 
@@ -15,6 +15,7 @@ from panet.config import load_config
 from panet.device import check_gpus, keep_freed_memory, limit_cpu_threads
 from panet.engine import LazyTrainer, PANetTrainer, ResumableTrainer
 from panet.errors import add_debug_argument, exit_on_input_error
+from panet.launch import launch
 from panet.lazy_config import load_lazy_config
 
 

@@ -20,6 +20,7 @@ import torch
 from comparison import write_comparison
 from components import ROWS
 from experiment import Experiment
+from filelock import FileLock
 from tqdm import tqdm
 
 from panet.device import keep_freed_memory
@@ -112,8 +113,10 @@ def main() -> None:
         for row, seed in bar:
             bar.set_postfix_str(f"{row.name}, seed {seed}")
             experiment.run(row, seed)
-            if results := experiment.results():
-                write_comparison(results, args.output_dir)
+            # Processes that share the trainings would otherwise write the same files at once.
+            with FileLock(args.output_dir / "lock"):
+                if results := experiment.results():
+                    write_comparison(results, args.output_dir)
     table = args.output_dir / "ablation.md"
     print(table.read_text() if table.exists() else "Other processes are at all of these.")
 

@@ -14,7 +14,7 @@ from conftest import CONFIGS
 from detectron2.config import CfgNode
 from detectron2.modeling import build_model
 from detectron2.utils.events import EventStorage
-from filelock import FileLock
+from filelock import FileLock, Timeout
 from small_models import find_much
 from torch import Tensor, nn
 
@@ -357,6 +357,24 @@ def test_what_another_process_is_at_is_left_alone(
         assert run(*arguments, "--rows", "mask-rcnn", "--seeds", 1, "--device", "cpu") == 0
     assert [path.name for path in folder.iterdir()] == ["lock"]
     assert "Other processes" in capsys.readouterr().out
+
+
+def test_processes_write_the_comparison_in_turn(
+    config_file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    output = tmp_path / "ablation"
+    written = []
+
+    def while_others_wait(results: list[Any], folder: Path) -> None:
+        with pytest.raises(Timeout):
+            FileLock(output / "lock").acquire(blocking=False)
+        written.append(len(results))
+
+    monkeypatch.setattr(ablation, "write_comparison", while_others_wait)
+    arguments = ["--config-file", config_file, "--output-dir", output, "--rows", "mask-rcnn"]
+    arguments += ["--device", "cpu", "--iterations", 1]
+    assert run(*arguments, "--seeds", 1, 2) == 0
+    assert written == [1, 2]
 
 
 def test_bfloat16_and_what_is_left_of_a_run(config_file: Path, tmp_path: Path) -> None:

@@ -25,12 +25,12 @@ from pathlib import Path
 from threading import Event, Thread
 
 from detectron2.config import CfgNode
-from detectron2.engine import launch
 from detectron2.utils import comm
 from tqdm import tqdm
 
 from panet.device import check_gpus, keep_freed_memory, limit_cpu_threads
 from panet.errors import InputError, add_debug_argument, exit_on_input_error
+from panet.launch import launch
 from panet.prediction import Predictor, prediction_config
 from panet.prediction.annotated_video import write_annotated_videos
 from panet.prediction.folder import ResultsFolder

@@ -14,7 +14,6 @@ import numpy as np
 import numpy.typing as npt
 import torch
 from detectron2.config import CfgNode
-from detectron2.engine import launch
 from detectron2.structures import BoxMode
 from detectron2.utils import comm
 from detectron2.utils.logger import setup_logger
@@ -30,6 +29,7 @@ from panet.deployment import optimize_from_config
 from panet.device import check_gpus, keep_freed_memory, limit_cpu_threads
 from panet.engine import PANetTrainer
 from panet.errors import InputError, add_debug_argument, exit_on_input_error
+from panet.launch import launch
 
 # An image's id, its boxes (N, 4) and their logits (N,).
 Proposals = tuple[int | str, npt.NDArray[np.float32], npt.NDArray[np.float32]]

@@ -6,12 +6,12 @@ from typing import Any
 import pytest
 import torch
 from detectron2.config import CfgNode
-from detectron2.engine import launch
 from detectron2.structures import BitMasks, Boxes, Instances
 from detectron2.utils import comm
 from detectron2.utils.events import EventStorage
 
 from panet.engine import PANetTrainer
+from panet.launch import launch
 
 SIZE = (64, 96)
 

@@ -12,10 +12,11 @@ import torch
 from detectron2.config import CfgNode
 from detectron2.data import MetadataCatalog
 from detectron2.data.datasets import register_coco_instances
-from detectron2.engine import HookBase, launch
+from detectron2.engine import HookBase
 
 from panet.engine import PANetTrainer
 from panet.errors import InputError
+from panet.launch import launch
 
 
 class At(HookBase):

@@ -14,7 +14,6 @@ import torch
 from detectron2.config import CfgNode
 from detectron2.data import MetadataCatalog
 from detectron2.data.datasets import register_coco_instances
-from detectron2.engine import launch
 from detectron2.layers import NaiveSyncBatchNorm
 from detectron2.modeling import build_backbone, build_model
 from detectron2.utils import comm
@@ -25,6 +24,7 @@ from panet import load_config, model_zoo, optimize_for_inference
 from panet.checkpoint import build_checkpointer
 from panet.engine import PANetTrainer
 from panet.errors import DownloadError, InputError
+from panet.launch import launch
 from panet.modeling import TimmBackbone
 
 # Of families that have little in common: channels of strides 4 to 32.

@@ -18,11 +18,11 @@ from conftest import CONFIGS
 from detectron2.config import CfgNode
 from detectron2.data import DatasetCatalog, MetadataCatalog
 from detectron2.data.datasets import register_coco_instances
-from detectron2.engine import launch
 from detectron2.modeling import build_model
 from PIL import Image
 
 from panet.data.loader import build_train_loader
+from panet.launch import launch
 
 TOOL = CONFIGS.parent / "tools" / "write_proposals.py"
 # Height and width by id; the sizes are such that they cannot be taken for one another.

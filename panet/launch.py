@@ -1,9 +1,11 @@
 """Running a function in several processes."""
 
+import gc
 from collections.abc import Callable
 from typing import Any
 
 from detectron2.engine import launch as detectron2_launch
+from detectron2.utils import comm
 from torch import distributed
 
 
@@ -16,10 +18,10 @@ def launch(
     dist_url: str | None = None,
     args: tuple[Any, ...] = (),
 ) -> None:
-    """detectron2's ``launch``, whose processes also leave their group before they end.
+    """detectron2's ``launch``, whose processes also leave their groups before they end.
 
-    A process that ends first while the group is still connected, as those do that wait for no
-    one while the main process evaluates, can be aborted by its own connections' threads.
+    Otherwise the threads of the connections run on while Python shuts down, which now and then
+    aborts a process that has done its work, and with it the program.
 
     Args:
         main: may be pickled, and is called with ``args`` in each process.
@@ -35,4 +37,12 @@ def launch(
 def _run(main: Callable[..., object], args: tuple[Any, ...]) -> None:
     main(*args)
     if distributed.is_initialized():
-        distributed.destroy_process_group()
+        _disconnect()
+
+
+def _disconnect() -> None:
+    """Leave all groups, and let go of them: a group's threads end with its last reference."""
+    distributed.destroy_process_group()
+    comm._LOCAL_PROCESS_GROUP = None
+    comm._get_global_gloo_group.cache_clear()
+    gc.collect()  # of a distributed model within a cycle of trainer and hooks

@@ -20,11 +20,11 @@ def launch(
 ) -> None:
     """detectron2's ``launch``, whose processes also leave their groups before they end.
 
-    Otherwise the threads of the connections run on while Python shuts down, which now and then
-    aborts a process that has done its work, and with it the program.
+    Otherwise their connections' threads run on while Python shuts down, and now and then such a
+    process is aborted with its work done, and the program with it.
 
     Args:
-        main: may be pickled, and is called with ``args`` in each process.
+        main: can be pickled, and is called with ``args`` in each process.
         processes: on this machine, one a GPU if it has any.
         num_machines, machine_rank, dist_url: see detectron2's.
         args: of ``main``.

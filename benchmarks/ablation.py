@@ -13,6 +13,7 @@ Further configuration keys and their values, for all rows, go last, after "--".
 import panet  # noqa: F401  # isort: skip  # first, to silence a warning of PyTorch
 
 import argparse
+from collections.abc import Sequence
 from itertools import product
 from pathlib import Path
 
@@ -26,6 +27,15 @@ from tqdm import tqdm
 from panet.device import keep_freed_memory
 from panet.errors import InputError, add_debug_argument, exit_on_input_error
 from panet.model_zoo import find_config_file
+
+KEYS_OF_ARGUMENTS = {
+    "MODEL.DEVICE": "--device",
+    "OUTPUT_DIR": "--output-dir",
+    "SEED": "--seeds",
+    "SOLVER.AMP.DTYPE": "--dtype",
+    "SOLVER.AMP.ENABLED": "--dtype",
+    "SOLVER.MAX_ITER": "--iterations",
+}
 
 
 def parse_arguments() -> argparse.Namespace:
@@ -75,13 +85,29 @@ def parse_arguments() -> argparse.Namespace:
     return args
 
 
+def check_keys(keys: Sequence[str]) -> None:
+    """Check that keys of the command line have an effect.
+
+    Raises:
+        InputError: if a row or an argument decides one of them.
+    """
+    of_rows = {key for row in ROWS.values() for key in row.changes}
+    for key in keys:
+        if key in of_rows:
+            raise InputError(f"{key} is among what the rows differ in; choose rows with --rows.")
+        if key in KEYS_OF_ARGUMENTS:
+            raise InputError(f"{key} is set by {KEYS_OF_ARGUMENTS[key]}; leave it out.")
+
+
 def read_experiment(args: argparse.Namespace) -> Experiment:
     """What the command line asks for.
 
     Raises:
-        InputError: if there is no such configuration, or it cannot be compared.
+        InputError: if there is no such configuration, it cannot be compared, or a key that is
+            given has no effect.
     """
-    overrides = [*args.opts, "MODEL.DEVICE", args.device, "TEST.NUM_PICTURES", "0"]
+    check_keys(args.opts[::2])
+    overrides = ["TEST.NUM_PICTURES", "0", *args.opts, "MODEL.DEVICE", args.device]
     overrides += ["SOLVER.AMP.ENABLED", str(args.dtype == "bfloat16")]
     overrides += ["SOLVER.AMP.DTYPE", "bfloat16"]
     if args.iterations is not None:

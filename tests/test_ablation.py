@@ -2,6 +2,7 @@
 
 import csv
 import json
+import operator
 import signal
 import sys
 from itertools import islice
@@ -412,3 +413,26 @@ def test_what_cannot_be_compared_is_refused(
         capsys.readouterr().err
     )
     assert not output.exists()
+
+
+@pytest.mark.parametrize(
+    ("key", "advice"),
+    [
+        ("MODEL.ADAPTIVE_POOLING.FUSION", "among what the rows differ in; choose rows with --rows"),
+        ("SEED", "set by --seeds; leave it out"),
+    ],
+)
+def test_a_key_without_effect_is_refused(
+    config_file: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], key: str, advice: str
+) -> None:
+    output = tmp_path / "ablation"
+    keys = ["TEST.NUM_PICTURES", "0", key, "1"]
+    assert run("--config-file", config_file, "--output-dir", output, *keys) == 2
+    assert f"{key} is {advice}" in capsys.readouterr().err
+    assert not output.exists()
+
+
+def test_the_keys_that_arguments_set_exist(experiment: Experiment) -> None:
+    cfg = experiment.load_config(ROWS["mask-rcnn"], seed=1)
+    for key in ablation.KEYS_OF_ARGUMENTS:
+        assert operator.attrgetter(key)(cfg) is not None

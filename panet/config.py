@@ -64,6 +64,14 @@ def add_panet_config(cfg: CfgNode) -> None:
     # Normalization of the fc layers of the box head; ROI_BOX_HEAD.NORM is its convolutions'.
     cfg.MODEL.ROI_BOX_HEAD.FC_NORM = ""
 
+    # The network that proposes boxes where MODEL.PROPOSAL_GENERATOR.NAME is "IndependentRPN", in
+    # place of an RPN that is trained with the heads.
+    cfg.MODEL.INDEPENDENT_RPN = CfgNode()
+    # Of a "ProposalNetwork", or of any R-CNN with an RPN, by name or path.
+    cfg.MODEL.INDEPENDENT_RPN.CONFIG_FILE = ""
+    # Its weights to train the heads with; "" where MODEL.WEIGHTS has them, as a trained model does.
+    cfg.MODEL.INDEPENDENT_RPN.WEIGHTS = ""
+
     # What becomes of the heads of MODEL.WEIGHTS if they tell other classes apart than this model:
     # classes of the same name keep their weights.
     cfg.MODEL.CLASS_TRANSFER = CfgNode()

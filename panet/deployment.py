@@ -23,7 +23,7 @@ from panet.modeling.convolutions import (
     folded_parameters,
 )
 from panet.modeling.fully_connected import FullyConnected
-from panet.modeling.group_norm import MatrixGroupNorm
+from panet.modeling.group_norm import ContiguousGroupNorm, MatrixGroupNorm
 from panet.modeling.timm_backbone import TimmBackbone
 
 _DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
@@ -69,7 +69,7 @@ def optimize_for_inference(
     for module in model.modules():
         if isinstance(module, Conv2d | FullyConnected):
             _fold_norm(module)
-        elif type(module) is nn.GroupNorm and module not in timm_layers:
+        elif type(module) in (nn.GroupNorm, ContiguousGroupNorm) and module not in timm_layers:
             module.__class__ = MatrixGroupNorm
     activate_in_place(model)
     _replace_parameters(model, dtype, timm_layers)

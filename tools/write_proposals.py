@@ -28,8 +28,9 @@ from panet.data.availability import check_datasets
 from panet.deployment import optimize_from_config
 from panet.device import check_gpus, keep_freed_memory, limit_cpu_threads
 from panet.engine import PANetTrainer
-from panet.errors import InputError, add_debug_argument, exit_on_input_error
+from panet.errors import add_debug_argument, exit_on_input_error
 from panet.launch import launch
+from panet.modeling.independent_rpn import proposal_network_config
 
 # An image's id, its boxes (N, 4) and their logits (N,).
 Proposals = tuple[int | str, npt.NDArray[np.float32], npt.NDArray[np.float32]]
@@ -77,23 +78,6 @@ def main(args: argparse.Namespace) -> None:
             file = args.output_dir / f"{name}.pkl"
             write([proposals for part in parts for proposals in part], file)
             print(file)
-
-
-def proposal_network_config(cfg: CfgNode) -> CfgNode:
-    """The configuration of the RPN alone, which has the parameter names of the whole."""
-    if cfg.MODEL.META_ARCHITECTURE not in ("ProposalNetwork", "GeneralizedRCNN"):
-        raise InputError(
-            f"MODEL.META_ARCHITECTURE is {cfg.MODEL.META_ARCHITECTURE!r}, which has no RPN; it "
-            "must be 'ProposalNetwork' or 'GeneralizedRCNN'."
-        )
-    if cfg.MODEL.PROPOSAL_GENERATOR.NAME == "PrecomputedProposals":
-        raise InputError(
-            "MODEL.PROPOSAL_GENERATOR.NAME is 'PrecomputedProposals': this model reads proposals "
-            "and makes none; take the configuration of one with an RPN."
-        )
-    cfg.MODEL.META_ARCHITECTURE = "ProposalNetwork"
-    cfg.MODEL.LOAD_PROPOSALS = False
-    return cfg
 
 
 @torch.no_grad()

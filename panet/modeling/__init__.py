@@ -4,6 +4,7 @@ from .anchors import DetectronAnchorGenerator
 from .box_head import PANetBoxHead
 from .deformable import DeformConv, make_deformable
 from .fusion import FusedFirstLayer
+from .independent_rpn import IndependentRPN
 from .mask_head import FullyConnectedBranch, PANetMaskHead
 from .mmdet_pafpn import MMDetPAFPN, build_resnet_mmdet_pafpn_backbone
 from .pafpn import PAFPN, build_resnet_pafpn_backbone, build_retinanet_resnet_pafpn_backbone
@@ -20,6 +21,7 @@ __all__ = [
     "DetectronAnchorGenerator",
     "FullyConnectedBranch",
     "FusedFirstLayer",
+    "IndependentRPN",
     "MMDetPAFPN",
     "PANetBoxHead",
     "PANetMaskHead",

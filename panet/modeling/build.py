@@ -9,6 +9,7 @@ from torch import nn
 from panet.device import replace_cuda_only_norms
 
 from .convolutions import activate_in_place
+from .group_norm import train_group_norms_contiguously
 
 
 def build_model(cfg: CfgNode) -> nn.Module:
@@ -39,4 +40,7 @@ def lay_out(model: nn.Module, channels_last: bool) -> nn.Module:
         channels_last: whether its feature maps shall be so.
     """
     activate_in_place(model)
-    return model.to(memory_format=torch.channels_last) if channels_last else model
+    if channels_last:
+        train_group_norms_contiguously(model)
+        model = model.to(memory_format=torch.channels_last)
+    return model

@@ -1,7 +1,34 @@
-"""Group normalization in low precision on a CPU."""
+"""Group normalization of channels-last maps on a CPU, faster than PyTorch's."""
 
 import torch
 from torch import Tensor, nn
+
+
+class ContiguousGroupNorm(nn.GroupNorm):
+    """``nn.GroupNorm`` for training, which computes on maps that have one channel after the other.
+
+    On a CPU, the backward pass of PyTorch's own is many times as slow on channels-last maps, above
+    all in bfloat16.
+    """
+
+    def forward(self, x: Tensor) -> Tensor:
+        """
+        Args:
+            x: (N, C, H, W).
+
+        Returns:
+            The same shape and memory format.
+        """
+        if not x.is_cpu or not torch.is_grad_enabled() or x.is_contiguous():
+            return super().forward(x)
+        return super().forward(x.contiguous()).contiguous(memory_format=torch.channels_last)
+
+
+def train_group_norms_contiguously(module: nn.Module) -> None:
+    """Make every ``nn.GroupNorm`` of ``module`` a :class:`ContiguousGroupNorm`."""
+    for norm in module.modules():
+        if type(norm) is nn.GroupNorm:
+            norm.__class__ = ContiguousGroupNorm
 
 
 class MatrixGroupNorm(nn.GroupNorm):

@@ -1,10 +1,16 @@
-"""Group normalization by matrix products against PyTorch's in single precision."""
+"""Group normalization of channels-last maps against PyTorch's."""
+
+import copy
 
 import pytest
 import torch
 from torch import nn
 
-from panet.modeling.group_norm import MatrixGroupNorm
+from panet.modeling.group_norm import (
+    ContiguousGroupNorm,
+    MatrixGroupNorm,
+    train_group_norms_contiguously,
+)
 
 
 @pytest.mark.parametrize("shape", [(5, 64, 7, 9), (1, 64, 14, 14), (0, 64, 7, 7)])
@@ -26,3 +32,25 @@ def test_other_precisions_are_pytorchs() -> None:
     norm = MatrixGroupNorm(32, 64)
     x = torch.randn(3, 64, 5, 5)
     assert torch.equal(norm(x), nn.GroupNorm.forward(norm, x))
+
+
+@pytest.mark.parametrize("shape", [(3, 64, 7, 9), (0, 64, 7, 7)])
+@pytest.mark.parametrize("channels_last", [True, False])
+def test_trains_as_pytorchs(shape: tuple[int, ...], channels_last: bool) -> None:
+    plain = nn.GroupNorm(32, 64)
+    nn.init.uniform_(plain.weight, 0.5, 2.0)
+    module = nn.Sequential(copy.deepcopy(plain))
+    train_group_norms_contiguously(module)
+    assert type(module[0]) is ContiguousGroupNorm
+    memory_format = torch.channels_last if channels_last else torch.contiguous_format
+    x = torch.randn(shape).contiguous(memory_format=memory_format).requires_grad_()
+    expected, found = plain(x), module(x)
+    assert len(x) == 0 or found.is_contiguous(memory_format=memory_format)
+    torch.testing.assert_close(found, expected)
+    gradient = torch.randn(shape)
+    for actual, reference in zip(
+        torch.autograd.grad(found, (x, *module.parameters()), gradient),
+        torch.autograd.grad(expected, (x, *plain.parameters()), gradient),
+        strict=True,
+    ):
+        torch.testing.assert_close(actual, reference, rtol=1e-4, atol=1e-5)

@@ -38,6 +38,7 @@ def build_without_memory(cfg: CfgNode) -> nn.Module:
     cfg = cfg.clone()
     cfg.MODEL.DEVICE = "meta"
     cfg.MODEL.TIMM.PRETRAINED = False
+    cfg.MODEL.INDEPENDENT_RPN.WEIGHTS = ""
     with torch.device("meta"):
         return build_model(cfg)
 
@@ -97,7 +98,7 @@ def make_small(cfg: CfgNode, dataset: str, folder: Path) -> None:
     """Narrow layers, small images and the tiny dataset; what else there is stays as it is."""
     model = cfg.MODEL
     model.DEVICE = "cpu"
-    model.WEIGHTS = model.CLASS_TRANSFER.SOURCE_DATASET = ""
+    model.WEIGHTS = model.INDEPENDENT_RPN.WEIGHTS = model.CLASS_TRANSFER.SOURCE_DATASET = ""
     if model.RESNETS.DEPTH >= 50:
         model.RESNETS.STEM_OUT_CHANNELS = 8
         model.RESNETS.RES2_OUT_CHANNELS = 16
@@ -169,7 +170,7 @@ def test_trains(path: Path, tiny_dataset: str, tmp_path: Path) -> None:
     trainer.train()  # which raises an error unless the losses are finite
     losses = {name for name in trainer.storage.latest() if name.startswith("loss_")}
     expected = set()
-    if not cfg.MODEL.LOAD_PROPOSALS:
+    if cfg.MODEL.PROPOSAL_GENERATOR.NAME == "RPN":
         expected |= {"loss_rpn_cls", "loss_rpn_loc"}
     if cfg.MODEL.META_ARCHITECTURE != "ProposalNetwork":
         cascaded = cfg.MODEL.ROI_HEADS.NAME == "CascadePANetROIHeads"

@@ -194,6 +194,26 @@ class PANetCheckpointer(DetectionCheckpointer):
             )
 
 
+class CompleteCheckpointer(PANetCheckpointer):
+    """A :class:`PANetCheckpointer` for models that are not trained further: they need all weights.
+
+    Its ``load`` raises an :class:`InputError`, too, if a file lacks one of the model's parameters.
+    """
+
+    def _load_model(self, checkpoint: dict[str, Any]) -> Any:
+        incompatible = super()._load_model(checkpoint)
+        parameters = {name for name, _ in self.model.named_parameters()}
+        absent = parameters.intersection(incompatible.missing_keys)
+        absent.update(name for name, *_ in incompatible.incorrect_shapes)
+        if absent:
+            raise InputError(
+                f"{self._file} has no weights, or some of another shape, for {len(absent)} of the "
+                f"{len(parameters)} parameters of this configuration, such as {min(absent)}; give "
+                "a model that was trained with it."
+            )
+        return incompatible
+
+
 def _classes_of(dataset: str) -> list[str]:
     """The dataset's classes in order; none as long as they are not known."""
     return list(MetadataCatalog.get(dataset).get("thing_classes", ())) if dataset else []

@@ -87,7 +87,7 @@ def proposal_network_config(cfg: CfgNode) -> CfgNode:
 
 def _load_network(cfg: CfgNode) -> ProposalNetwork:
     # They import this package.
-    from panet.checkpoint import build_checkpointer
+    from panet.checkpoint import CompleteCheckpointer
     from panet.config import load_config
     from panet.model_zoo import find_config_file
 
@@ -107,5 +107,6 @@ def _load_network(cfg: CfgNode) -> ProposalNetwork:
             )
     network: ProposalNetwork = ProposalNetwork(network_cfg).to(cfg.MODEL.DEVICE)
     if own.WEIGHTS:
-        build_checkpointer(network_cfg, network).load(own.WEIGHTS)
+        weights_key = "MODEL.INDEPENDENT_RPN.WEIGHTS"
+        CompleteCheckpointer(network, weights_key=weights_key).load(own.WEIGHTS)
     return network

@@ -8,7 +8,7 @@ from detectron2.data import MetadataCatalog
 from torch import nn
 
 from panet import model_zoo
-from panet.checkpoint import PANetCheckpointer
+from panet.checkpoint import CompleteCheckpointer
 from panet.config import load_config
 from panet.data.availability import CLASS_SECTIONS
 from panet.deployment import optimize_from_config
@@ -19,7 +19,7 @@ from panet.modeling.build import build_model
 from .detections import Category
 
 
-class _TrainedModel(PANetCheckpointer):
+class _TrainedModel(CompleteCheckpointer):
     """A checkpointer that builds the model when the file has said how many classes there are."""
 
     def __init__(self, cfg: CfgNode) -> None:
@@ -34,17 +34,7 @@ class _TrainedModel(PANetCheckpointer):
                 classes
             )
         self.model = build_model(self.cfg)
-        incompatible = super()._load_model(checkpoint)
-        parameters = {name for name, _ in self.model.named_parameters()}
-        absent = parameters.intersection(incompatible.missing_keys)
-        absent.update(name for name, *_ in incompatible.incorrect_shapes)
-        if absent:
-            raise InputError(
-                f"{self.cfg.MODEL.WEIGHTS} has no weights, or some of another shape, for "
-                f"{len(absent)} of the {len(parameters)} parameters of this configuration, such as "
-                f"{min(absent)}; give a model that was trained with it."
-            )
-        return incompatible
+        return super()._load_model(checkpoint)
 
 
 def load_trained_model(cfg: CfgNode) -> tuple[nn.Module, list[Category]]:

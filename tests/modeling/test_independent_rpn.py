@@ -1,5 +1,6 @@
 """Proposals of a network that was trained on its own."""
 
+import re
 from pathlib import Path
 
 import pytest
@@ -100,4 +101,15 @@ def test_the_network_must_be_named(cfg: CfgNode) -> None:
 def test_images_must_be_normalized_alike(cfg: CfgNode) -> None:
     cfg.MODEL.PIXEL_MEAN = [1.0, 2.0, 3.0]
     with pytest.raises(InputError, match=r"rpn.yaml has MODEL.PIXEL_MEAN .*must be the same"):
+        build_model(cfg)
+
+
+def test_weights_must_be_the_networks(rpn: ProposalNetwork, cfg: CfgNode) -> None:
+    state = rpn.state_dict()
+    name, _ = state.popitem()
+    torch.save({"model": state}, cfg.MODEL.INDEPENDENT_RPN.WEIGHTS)
+    with pytest.raises(InputError, match=rf"rpn.pth has no weights, .*such as {re.escape(name)}"):
+        build_model(cfg)
+    Path(cfg.MODEL.INDEPENDENT_RPN.WEIGHTS).unlink()
+    with pytest.raises(InputError, match="rpn.pth; give MODEL.INDEPENDENT_RPN.WEIGHTS one"):
         build_model(cfg)

@@ -18,7 +18,8 @@ class ContiguousGroupNorm(nn.GroupNorm):
         Returns:
             The same shape and memory format.
         """
-        slow = x.is_cpu and x.dtype == torch.bfloat16 and not x.is_contiguous()
+        channels_last = x.is_contiguous(memory_format=torch.channels_last)
+        slow = channels_last and x.is_cpu and x.dtype == torch.bfloat16
         if not slow or not torch.is_grad_enabled():
             return super().forward(x)
         return super().forward(x.contiguous()).contiguous(memory_format=torch.channels_last)

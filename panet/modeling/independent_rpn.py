@@ -11,6 +11,8 @@ from torch import Tensor, nn
 
 from panet.errors import InputError
 
+from .build import build_model
+
 
 @PROPOSAL_GENERATOR_REGISTRY.register()
 class IndependentRPN(nn.Module):
@@ -56,8 +58,8 @@ class IndependentRPN(nn.Module):
             For each of the N images its "proposal_boxes" and "objectness_logits", the best first,
             ``MODEL.RPN.POST_NMS_TOPK_TEST`` of the network at most; no losses.
         """
-        features = self.network.backbone(images.tensor)
-        proposals, _ = self.network.proposal_generator(images, features, None)
+        own_features = self.network.backbone(images.tensor)
+        proposals, _ = self.network.proposal_generator(images, own_features, None)
         return proposals, {}
 
 
@@ -85,7 +87,7 @@ def proposal_network_config(cfg: CfgNode) -> CfgNode:
     return cfg
 
 
-def _load_network(cfg: CfgNode) -> ProposalNetwork:
+def _load_network(cfg: CfgNode) -> nn.Module:
     # They import this package.
     from panet.checkpoint import CompleteCheckpointer
     from panet.config import load_config
@@ -105,7 +107,7 @@ def _load_network(cfg: CfgNode) -> ProposalNetwork:
                 f"{own.CONFIG_FILE} has {section}.{key} {theirs}, and this model {ours}; an "
                 "independent RPN sees the model's images, so they must be the same."
             )
-    network: ProposalNetwork = ProposalNetwork(network_cfg).to(cfg.MODEL.DEVICE)
+    network = build_model(network_cfg)
     if own.WEIGHTS:
         weights_key = "MODEL.INDEPENDENT_RPN.WEIGHTS"
         CompleteCheckpointer(network, weights_key=weights_key).load(own.WEIGHTS)

@@ -1,6 +1,7 @@
 """Group normalization in low precision against PyTorch's in single precision."""
 
 import copy
+from unittest import mock
 
 import pytest
 import torch
@@ -55,6 +56,18 @@ def test_trains_in_bfloat16(shape: tuple[int, ...], channels_last: bool) -> None
         strict=True,
     ):
         torch.testing.assert_close(actual.float(), reference, rtol=0.02, atol=0.05)
+
+
+def test_trains_on_maps_that_are_not_channels_last() -> None:
+    norm = nn.Sequential(nn.GroupNorm(32, 64))
+    train_group_norms_contiguously(norm)
+    x = torch.randn(3, 64, 7, 9).to(torch.bfloat16, memory_format=torch.channels_last)
+    with mock.patch.object(nn.GroupNorm, "forward", side_effect=lambda given: given) as pytorchs:
+        norm(x)
+        with torch.no_grad():
+            norm(x)
+    contiguous = [call.args[0].is_contiguous() for call in pytorchs.call_args_list]
+    assert contiguous == [True, False]
 
 
 def test_training_in_single_precision_is_pytorchs() -> None:

@@ -157,6 +157,7 @@ def test_resuming_transfers_nothing(
     tiny_cfg.DATASETS.TRAIN = (street,)
     first, second = model(tiny_cfg, 3), model(tiny_cfg, 3)
     build_checkpointer(tiny_cfg, first, str(tmp_path)).save("model")
+    caplog.clear()
     with caplog.at_level(logging.INFO, logger="panet"):
         build_checkpointer(tiny_cfg, second).load(str(tmp_path / "model.pth"))
     assert not [record for record in caplog.records if record.name.startswith("panet")]

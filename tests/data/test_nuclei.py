@@ -59,7 +59,7 @@ def test_where_to_get_them_is_told() -> None:
     assert "DETECTRON2_DATASETS" in message
 
 
-@pytest.mark.parametrize("name", ["panet_R18_nuclei", "panet_R50_nuclei"])
+@pytest.mark.parametrize("name", ["panet_R18_nuclei", "panet_R18_nuclei_gn", "panet_R50_nuclei"])
 def test_crops_without_nuclei_train_and_testing_has_whole_images_for_its_windows(
     name: str, prepared: Path, tmp_path: Path
 ) -> None:

@@ -73,7 +73,7 @@ def parse_arguments() -> argparse.Namespace:
     parser.add_argument("--device", default=default_device)
     parser.add_argument("--dtype", choices=("float32", "bfloat16"), default="float32")
     parser.add_argument(
-        "--keep-checkpoints", action="store_true", help="of finished trainings, too"
+        "--keep-weights", action="store_true", help="of finished trainings, as model_final.pth"
     )
     parser.add_argument("opts", nargs="*", metavar="KEY VALUE")
     add_debug_argument(parser)
@@ -113,9 +113,7 @@ def read_experiment(args: argparse.Namespace) -> Experiment:
     if args.iterations is not None:
         overrides += ["SOLVER.MAX_ITER", str(args.iterations)]
     config_file = find_config_file(args.config_file)
-    experiment = Experiment(
-        config_file, tuple(overrides), args.output_dir, keep_checkpoints=args.keep_checkpoints
-    )
+    experiment = Experiment(config_file, tuple(overrides), args.output_dir, args.keep_weights)
     cfg = experiment.load_config(next(iter(ROWS.values())), seed=0)
     if len(cfg.DATASETS.TEST) != 1 or not cfg.MODEL.MASK_ON:
         raise InputError(

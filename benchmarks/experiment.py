@@ -44,13 +44,13 @@ class Experiment:
         config_file: of the base configuration.
         overrides: keys and values in turn, which all rows have in common.
         folder: has the folder of each training, <row>/seed_<seed>.
-        keep_checkpoints: whether finished trainings keep theirs.
+        keep_weights: whether finished trainings keep their last checkpoint, model_final.pth.
     """
 
     config_file: str
     overrides: tuple[str, ...]
     folder: Path
-    keep_checkpoints: bool = False
+    keep_weights: bool = False
 
     def run_folder(self, row: Row, seed: int) -> Path:
         """The folder of a training."""
@@ -133,8 +133,11 @@ class Experiment:
         }
         with open_atomically(folder / "result.json", "w") as file:
             json.dump(result, file, indent=2)
-        if not self.keep_checkpoints:
-            for path in (*folder.glob("model_*.pth"), folder / "last_checkpoint"):
+        self._remove_checkpoints(folder)
+
+    def _remove_checkpoints(self, folder: Path) -> None:
+        for path in (*folder.glob("model_*.pth"), folder / "last_checkpoint"):
+            if not (self.keep_weights and path.name == "model_final.pth"):
                 path.unlink(missing_ok=True)
 
 

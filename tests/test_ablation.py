@@ -291,7 +291,7 @@ def test_a_stopped_run_goes_on_and_a_finished_one_stays(
         return data
 
     monkeypatch.setattr(InstanceMapMapper, "__call__", read_and_record)
-    common = ["--config-file", config_file, "--seeds", 1, "--device", "cpu", "--keep-checkpoints"]
+    common = ["--config-file", config_file, "--seeds", 1, "--device", "cpu", "--keep-weights"]
     rows = ["--rows", "mask-rcnn", "panet"]
     undisturbed, stopped = tmp_path / "undisturbed", tmp_path / "stopped"
     assert run(*common, *rows, "--output-dir", undisturbed) == 0
@@ -325,6 +325,7 @@ def test_a_stopped_run_goes_on_and_a_finished_one_stays(
     assert images[2 * half :] == images[: 2 * half]  # no iteration was repeated
     for row in ("mask-rcnn", "panet"):
         files = [folder / row / "seed_1" for folder in (undisturbed, stopped)]
+        assert [path.name for path in files[1].glob("*.pth")] == ["model_final.pth"]
         weights = [torch.load(file / "model_final.pth")["model"] for file in files]
         for name, value in weights[0].items():
             assert torch.equal(torch.as_tensor(value), torch.as_tensor(weights[1][name])), name

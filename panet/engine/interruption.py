@@ -18,7 +18,8 @@ class StopOnSignal(HookBase):
     """Finishes the iteration after SIGINT or SIGTERM, saves a checkpoint, and ends the training.
 
     It ends by ``KeyboardInterrupt`` or, after SIGTERM, ``SystemExit`` with status 143. In several
-    processes one that got the signal stops all. A second signal has its usual effect at once.
+    processes one that got the signal stops all. A second signal has its usual effect at once, and
+    so has the first one after the last iteration, when there is nothing to be lost.
     """
 
     def __init__(self) -> None:
@@ -27,6 +28,8 @@ class StopOnSignal(HookBase):
 
     def before_train(self) -> None:
         self._process = os.getpid()
+        if self.trainer.start_iter >= self.trainer.max_iter:
+            return
         if threading.current_thread() is threading.main_thread():
             for number in (signal.SIGINT, signal.SIGTERM):
                 self._former[number] = signal.signal(number, self._receive)
@@ -48,11 +51,15 @@ class StopOnSignal(HookBase):
             logger.warning("Stopping after this iteration; a second signal stops at once.")
 
     def after_step(self) -> None:
-        number = self._received_anywhere()
-        if number == 0 or self.trainer.iter + 1 >= self.trainer.max_iter:
-            return
         iteration = self.trainer.iter
-        self.trainer.checkpointer.save(f"model_{iteration:07d}", iteration=iteration)
+        is_last = iteration + 1 >= self.trainer.max_iter
+        if is_last:
+            self.after_train()
+        number = self._received_anywhere()
+        if number == 0:
+            return
+        if not is_last:
+            self.trainer.checkpointer.save(f"model_{iteration:07d}", iteration=iteration)
         if comm.is_main_process():
             logger.warning(
                 "Stopped after iteration %d, which is saved; --resume goes on from there.",

@@ -73,6 +73,39 @@ def test_signals_save_and_a_resumed_run_equals_an_undisturbed_one(
     assert all(torch.equal(value, expected[name]) for name, value in state(trainer).items())
 
 
+def test_a_signal_in_the_last_iteration_stops_after_it(
+    cfg: CfgNode, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    before_step = PANetTrainer.before_step
+
+    def interrupt(self: PANetTrainer) -> None:
+        before_step(self)
+        if self.iter + 1 == self.max_iter:
+            signal.raise_signal(signal.SIGTERM)
+
+    monkeypatch.setattr(PANetTrainer, "before_step", interrupt)
+    with pytest.raises(SystemExit):
+        PANetTrainer(cfg).train()
+    assert sorted(path.name for path in Path(cfg.OUTPUT_DIR).glob("*.pth")) == ["model_final.pth"]
+    assert resumed(cfg).start_iter == cfg.SOLVER.MAX_ITER
+
+
+def test_a_signal_in_the_last_evaluation_stops_it(
+    cfg: CfgNode, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def interrupt(*args: object) -> None:
+        signal.raise_signal(signal.SIGINT)
+        pytest.fail("goes on")
+
+    monkeypatch.setattr(PANetTrainer, "test", interrupt)
+    with pytest.raises(KeyboardInterrupt):
+        PANetTrainer(cfg).train()
+    trainer = resumed(cfg)
+    assert trainer.start_iter == cfg.SOLVER.MAX_ITER
+    with pytest.raises(KeyboardInterrupt):
+        trainer.train()
+
+
 def test_signals_end_forks_as_ever(cfg: CfgNode) -> None:
     context = multiprocessing.get_context("fork")
     started = context.Event()

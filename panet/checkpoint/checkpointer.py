@@ -84,6 +84,8 @@ class PANetCheckpointer(DetectionCheckpointer):
         file = urlparse(path)._replace(query="").geturl()
         remote = "://" in file
         if file and comm.is_main_process() and not remote and not Path(file).is_file():
+            if self._resuming:
+                raise InputError(f"There is no checkpoint {file}.")
             raise InputError(
                 f"There is no checkpoint {file}; give {self.weights_key} one that is there or, to "
                 "start from random weights, ''."
@@ -120,7 +122,10 @@ class PANetCheckpointer(DetectionCheckpointer):
                     refusals.append(str(error))
         finally:
             self._resuming = False
-        raise InputError(f"There is no checkpoint to resume from: {' '.join(refusals)}")
+        raise InputError(
+            f"There is no checkpoint to resume from: {' '.join(refusals)} To begin anew, remove "
+            f"{Path(self.save_dir) / 'last_checkpoint'}."
+        )
 
     def _from_last_to_first(self) -> list[str]:
         """The run's checkpoints, first the one that was tagged as the last."""

@@ -171,6 +171,20 @@ def test_a_truncated_checkpoint_is_named_and_the_one_before_it_used(
         resumed(cfg)
 
 
+def test_a_checkpoint_that_was_removed_is_named_and_the_one_before_it_used(
+    cfg: CfgNode, caplog: pytest.LogCaptureFixture
+) -> None:
+    first, last = saved_twice(cfg)
+    last.unlink()
+    assert resumed(cfg).start_iter == 2
+    assert "There is no checkpoint" in caplog.text
+    first.unlink()
+    with pytest.raises(InputError, match=r"model_0000003.pth. To begin anew, remove .*last_check"):
+        resumed(cfg)
+    (first.parent / "last_checkpoint").unlink()
+    assert resumed(cfg).start_iter == 0
+
+
 def test_a_foreign_checkpoint_is_named_and_the_one_before_it_used(
     cfg: CfgNode, caplog: pytest.LogCaptureFixture
 ) -> None:

@@ -5,6 +5,7 @@ import multiprocessing
 import os
 import signal
 import time
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -90,6 +91,15 @@ def test_a_signal_in_the_last_iteration_stops_after_it(
     assert resumed(cfg).start_iter == cfg.SOLVER.MAX_ITER
 
 
+@pytest.fixture
+def interruptible() -> Iterator[None]:
+    """SIGINT raises KeyboardInterrupt, which it does not where tests run in the background."""
+    former = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, former)
+
+
+@pytest.mark.usefixtures("interruptible")
 def test_a_signal_in_the_last_evaluation_stops_it(
     cfg: CfgNode, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -19,7 +19,8 @@ class StopOnSignal(HookBase):
 
     It ends by ``KeyboardInterrupt`` or, after SIGTERM, ``SystemExit`` with status 143. In several
     processes one that got the signal stops all. A second signal has its usual effect at once, and
-    so has the first one after the last iteration, when there is nothing to be lost.
+    so has the first one after the last iteration, when there is nothing to be lost. If it comes
+    during the last iteration, detectron2 still evaluates before the training ends.
     """
 
     def __init__(self) -> None:
@@ -27,14 +28,17 @@ class StopOnSignal(HookBase):
         self._former: dict[int, Any] = {}
 
     def before_train(self) -> None:
-        self._process = os.getpid()
         if self.trainer.start_iter >= self.trainer.max_iter:
             return
+        self._process = os.getpid()
         if threading.current_thread() is threading.main_thread():
             for number in (signal.SIGINT, signal.SIGTERM):
                 self._former[number] = signal.signal(number, self._receive)
 
     def after_train(self) -> None:
+        self._restore_handlers()
+
+    def _restore_handlers(self) -> None:
         for number, handler in self._former.items():
             signal.signal(number, handler)
         self._former = {}
@@ -46,7 +50,7 @@ class StopOnSignal(HookBase):
             os.kill(os.getpid(), number)
             return
         self._received = number
-        self.after_train()
+        self._restore_handlers()
         if comm.is_main_process():
             logger.warning("Stopping after this iteration; a second signal stops at once.")
 
@@ -54,7 +58,7 @@ class StopOnSignal(HookBase):
         iteration = self.trainer.iter
         is_last = iteration + 1 >= self.trainer.max_iter
         if is_last:
-            self.after_train()
+            self._restore_handlers()
         number = self._received_anywhere()
         if number == 0:
             return

@@ -22,6 +22,7 @@ from panet.modeling.convolutions import (
     activate_in_place,
     folded_parameters,
 )
+from panet.modeling.cpu.fused import fuse_residual_blocks
 from panet.modeling.fully_connected import FullyConnected
 from panet.modeling.group_norm import ContiguousGroupNorm, MatrixGroupNorm
 from panet.modeling.timm_backbone import TimmBackbone
@@ -71,6 +72,7 @@ def optimize_for_inference(
             _fold_norm(module)
         elif type(module) in (nn.GroupNorm, ContiguousGroupNorm) and module not in timm_layers:
             module.__class__ = MatrixGroupNorm
+    fuse_residual_blocks(model)
     activate_in_place(model)
     _replace_parameters(model, dtype, timm_layers)
     if dtype != torch.float32:

@@ -5,6 +5,8 @@ from typing import Any
 from detectron2.layers import Conv2d, FrozenBatchNorm2d
 from torch import Tensor, nn
 
+from .cpu.convolution import conv2d, has_slow_gradient
+
 
 class FrozenNormConv2d(Conv2d):
     """detectron2's convolution with its :class:`FrozenBatchNorm2d` multiplied into the weight.
@@ -19,7 +21,29 @@ class FrozenNormConv2d(Conv2d):
             x: (N, C, H, W).
         """
         weight, bias = folded_parameters(self)
-        x = self._conv_forward(x, weight, bias)
+        if has_slow_gradient(x, self):
+            x = conv2d(x, weight, bias, self.stride, self.padding)
+        else:
+            x = self._conv_forward(x, weight, bias)
+        return x if self.activation is None else self.activation(x)
+
+
+class LargeMapConv2d(Conv2d):
+    """detectron2's convolution with a faster gradient over large maps on a CPU.
+
+    See :mod:`panet.modeling.cpu.convolution`.
+    """
+
+    def forward(self, x: Tensor) -> Tensor:
+        """
+        Args:
+            x: (N, C, H, W).
+        """
+        if not has_slow_gradient(x, self):
+            return super().forward(x)
+        x = conv2d(x, self.weight, self.bias, self.stride, self.padding)
+        if self.norm is not None:
+            x = self.norm(x)
         return x if self.activation is None else self.activation(x)
 
 
@@ -54,3 +78,10 @@ def activate_in_place(module: nn.Module) -> None:
     for conv in module.modules():
         if isinstance(conv, Conv2d) and isinstance(conv.activation, nn.ReLU):
             conv.activation = nn.ReLU(inplace=True)
+
+
+def speed_up_gradients(module: nn.Module) -> None:
+    """Make every plain convolution of ``module`` a :class:`LargeMapConv2d`."""
+    for conv in module.modules():
+        if type(conv) is Conv2d:
+            conv.__class__ = LargeMapConv2d

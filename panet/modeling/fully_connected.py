@@ -5,9 +5,8 @@ from typing import Any
 import torch
 from detectron2.layers import ShapeSpec, get_norm
 from torch import Tensor, nn
-from torch.nn import functional as F
 
-_MANY_ROIS = 512
+from .cpu.linear import linear
 
 
 class FullyConnected(nn.Conv2d):
@@ -46,18 +45,10 @@ class FullyConnected(nn.Conv2d):
         return output
 
     def _product(self, x: Tensor) -> Tensor:
-        if self._is_faster_as_convolution(x):
-            return super().forward(x).flatten(1)
         weight = self.weight
         if weight.is_contiguous(memory_format=torch.channels_last):
             x, weight = x.permute(0, 2, 3, 1), weight.permute(0, 2, 3, 1)
-        return F.linear(x.flatten(1), weight.flatten(1), self.bias)
-
-    def _is_faster_as_convolution(self, x: Tensor) -> bool:
-        # In single precision on a CPU, PyTorch's convolutions are up to twice as fast as its matrix
-        # products. Their backward pass copies the weight, though, which takes many RoIs to pay off.
-        single = x.is_cpu and x.dtype == self.weight.dtype == torch.float32
-        return single and (not torch.is_grad_enabled() or len(x) >= _MANY_ROIS)
+        return linear(x.flatten(1), weight.flatten(1), self.get_parameter("bias"))
 
     def _save_to_state_dict(
         self, destination: dict[str, Any], prefix: str, keep_vars: bool

@@ -11,9 +11,11 @@ from detectron2.modeling import BACKBONE_REGISTRY, FPN, Backbone
 from detectron2.modeling.backbone.fpn import LastLevelMaxPool, LastLevelP6P7
 from fvcore.nn import weight_init
 from torch import Tensor, nn
+from torch.nn import functional as F
 
 from .choices import check_choice
 from .convolutions import fold_frozen_norms
+from .cpu.fused import convolve_onto
 from .deformable import build_resnet
 from .norms import check_norm
 
@@ -97,12 +99,36 @@ class PAFPN(FPN):
         Returns:
             Feature maps from fine to coarse, each (N, out_channels, H / stride, W / stride).
         """
-        features = super().forward(x)
+        features = self.top_down(self.bottom_up(x))
         self.augment(features)
         if self.path_top_block is not None:
             extra = self.path_top_block(features[self.path_top_block.in_feature])
             features.update(zip(self._extra_levels(), extra))
         return features
+
+    def top_down(self, x: dict[str, Tensor]) -> dict[str, Tensor]:
+        """FPN's levels: a lateral convolution plus the coarser level, then another convolution.
+
+        Args:
+            x: the backbone's features by name.
+
+        Returns:
+            P2, P3, ... by name, from fine to coarse.
+        """
+        merged: Tensor | None = None
+        levels: list[Tensor] = []
+        for name, lateral, output in zip(
+            reversed(self.in_features), self.lateral_convs, self.output_convs
+        ):
+            if merged is None:
+                merged = lateral(x[name])
+            else:
+                upsampled = F.interpolate(merged, scale_factor=2.0, mode="nearest")
+                merged = convolve_onto(lateral, x[name], upsampled)
+                if self._fuse_type == "avg":
+                    merged = merged / 2
+            levels.append(output(merged))
+        return dict(zip(self._out_features, reversed(levels)))
 
     def augment(self, features: dict[str, Tensor]) -> None:
         """Replace FPN's levels by those of the bottom-up path.

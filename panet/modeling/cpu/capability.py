@@ -1,0 +1,29 @@
+"""What the CPU can do, as PyTorch's kernels see it.
+
+``ATEN_CPU_CAPABILITY=avx2 ONEDNN_MAX_CPU_ISA=AVX2 MKL_ENABLE_INSTRUCTIONS=AVX2`` imitates an older
+CPU on a newer one.
+"""
+
+import torch
+
+
+def has_avx512() -> bool:
+    """Whether PyTorch computes with AVX-512."""
+    return torch.backends.cpu.get_cpu_capability().startswith("AVX512")
+
+
+def has_avx2_only() -> bool:
+    """Whether PyTorch computes with AVX2, and with nothing newer."""
+    return torch.backends.cpu.get_cpu_capability() == "AVX2"
+
+
+def has_fast_bfloat16() -> bool:
+    """Whether oneDNN has kernels for bfloat16 here; its reference loops are 1,000 times as slow."""
+    supported: bool = torch.ops.mkldnn._is_mkldnn_bf16_supported()
+    return torch.backends.mkldnn.is_available() and supported
+
+
+def name() -> str:
+    """What there is, for reports, such as "AVX512, bf16" or "AVX2"."""
+    capability: str = torch.backends.cpu.get_cpu_capability()
+    return f"{capability}, bf16" if has_fast_bfloat16() else capability

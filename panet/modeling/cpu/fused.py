@@ -1,0 +1,135 @@
+"""Convolutions for inference that take an addition and a ReLU along, by oneDNN.
+
+The largest maps of the network are those that a residual block and a lateral connection add up. A
+convolution that adds its result to the other summand takes no memory of its own for it, which the
+system would have to clear, and no further passes over the maps.
+"""
+
+from typing import Any
+
+import torch
+from detectron2.layers import Conv2d
+from detectron2.modeling.backbone.resnet import BasicBlock, BottleneckBlock, CNNBlockBase
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+
+def can_fuse(conv: nn.Conv2d, x: Tensor) -> bool:
+    """Whether oneDNN's fused operations compute what ``conv`` does of ``x``, (N, C, H, W)."""
+    return (
+        x.is_cpu
+        and x.dtype == conv.weight.dtype
+        and x.dtype in (torch.float32, torch.bfloat16)
+        and x.numel() > 0
+        and getattr(conv, "norm", None) is None
+        and getattr(conv, "activation", None) is None
+        and x.is_contiguous(memory_format=torch.channels_last)
+        and not torch.is_grad_enabled()
+        and not torch.is_autocast_enabled("cpu")
+        and not torch.compiler.is_compiling()
+        and torch.backends.mkldnn.is_available()
+    )
+
+
+def convolve_onto(conv: Conv2d, x: Tensor, total: Tensor) -> Tensor:
+    """``conv(x) + total``.
+
+    Args:
+        conv: with or without norm.
+        x: (N, C, H, W).
+        total: (N, O, H', W'); it may be overwritten.
+
+    Returns:
+        (N, O, H', W').
+    """
+    if can_fuse(conv, x) and total.dtype == x.dtype:
+        return _add_(total, conv, x, None)
+    return conv(x).add_(total)
+
+
+class FusedResidualBlock(CNNBlockBase):
+    """A ``BasicBlock`` or ``BottleneckBlock`` of detectron2's, for inference.
+
+    Its children are those of the other block, by the same names.
+    """
+
+    def __init__(self, block: BasicBlock | BottleneckBlock, may_overwrite_input: bool) -> None:
+        """
+        Args:
+            block: its norms are folded into its convolutions.
+            may_overwrite_input: whether nobody else reads what this block does.
+        """
+        super().__init__(block.in_channels, block.out_channels, block.stride)
+        for name, child in block.named_children():
+            self.add_module(name, child)
+        self.shortcut: Any = block.shortcut
+        self._convs = [name for name in ("conv1", "conv2", "conv3") if hasattr(block, name)]
+        self._may_overwrite_input = may_overwrite_input
+
+    def forward(self, x: Tensor) -> Tensor:
+        """
+        Args:
+            x: (N, C, H, W).
+        """
+        *first, last = (self.get_submodule(name) for name in self._convs)
+        output = x
+        for conv in first:
+            output = _relu_of(conv, output)
+        shortcut = x if self.shortcut is None else self.shortcut(x)
+        in_place = self.shortcut is not None or self._may_overwrite_input
+        if in_place and can_fuse(last, output) and shortcut.dtype == output.dtype:
+            return _add_(shortcut, last, output, "relu")
+        return F.relu_(last(output).add_(shortcut))
+
+
+def fuse_residual_blocks(model: nn.Module) -> None:
+    """Make the residual blocks of ``model`` whose norms are folded fused ones."""
+    for stage in list(model.modules()):
+        if not isinstance(stage, nn.Sequential):
+            continue
+        for index, block in enumerate(stage):
+            if type(block) in (BasicBlock, BottleneckBlock) and _has_no_norms(block):
+                # What the first one reads may be an output of the backbone.
+                stage[index] = FusedResidualBlock(block, may_overwrite_input=index > 0)
+
+
+def _has_no_norms(block: nn.Module) -> bool:
+    return all(conv.norm is None for conv in block.modules() if isinstance(conv, Conv2d))
+
+
+def _relu_of(conv: nn.Module, x: Tensor) -> Tensor:
+    if not isinstance(conv, Conv2d) or not can_fuse(conv, x):
+        return F.relu_(conv(x))
+    output: Tensor = torch.ops.mkldnn._convolution_pointwise(
+        x,
+        conv.weight,
+        conv.bias,
+        conv.padding,
+        conv.stride,
+        conv.dilation,
+        conv.groups,
+        "relu",
+        [],
+        "",
+    )
+    return output
+
+
+def _add_(total: Tensor, conv: nn.Conv2d, x: Tensor, activation: str | None) -> Tensor:
+    """``activation(total + conv(x))``, computed in the memory of ``total``."""
+    output: Tensor = torch.ops.mkldnn._convolution_pointwise_.binary(
+        total,
+        x,
+        conv.weight,
+        conv.bias,
+        conv.padding,
+        conv.stride,
+        conv.dilation,
+        conv.groups,
+        "add",
+        1.0,
+        activation,
+        [],
+        "",
+    )
+    return output

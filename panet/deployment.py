@@ -21,6 +21,7 @@ from panet.modeling.convolutions import (
     FrozenNormConv2d,
     activate_in_place,
     folded_parameters,
+    speed_up_convolutions,
 )
 from panet.modeling.cpu.fused import fuse_residual_blocks
 from panet.modeling.fully_connected import FullyConnected
@@ -73,6 +74,7 @@ def optimize_for_inference(
         elif type(module) in (nn.GroupNorm, ContiguousGroupNorm) and module not in timm_layers:
             module.__class__ = MatrixGroupNorm
     fuse_residual_blocks(model)
+    speed_up_convolutions(model)
     activate_in_place(model)
     _replace_parameters(model, dtype, timm_layers)
     if dtype != torch.float32:

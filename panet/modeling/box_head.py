@@ -1,17 +1,22 @@
 """The box branch: fully-connected or heavier head on features pooled from all levels."""
 
+from collections.abc import Sequence
 from itertools import pairwise
 from typing import Any
 
+import torch
 from detectron2.config import CfgNode, configurable
 from detectron2.layers import ShapeSpec
 from detectron2.modeling.roi_heads import ROI_BOX_HEAD_REGISTRY, FastRCNNConvFCHead
 from fvcore.nn import weight_init
-from torch import nn
+from torch import Tensor, nn
 
 from .fully_connected import FullyConnected
 from .fusion import FusedFirstLayer, fusion_from_config
 from .norms import check_roi_norm
+from .pooler import PooledLevels
+
+_ROIS_AT_A_TIME = 256
 
 
 @ROI_BOX_HEAD_REGISTRY.register()
@@ -82,6 +87,21 @@ class PANetBoxHead(FastRCNNConvFCHead):
                 fc1, num_levels, initialize=weight_init.c2_xavier_fill, **fusion
             )
             self.fc_relu1 = nn.Identity()  # the first layer has its own
+
+    def forward(self, x: Sequence[Tensor]) -> Tensor:
+        """
+        Args:
+            x: what was pooled from each level, L of (R, C, H, W).
+
+        Returns:
+            (R, ``output_shape.channels``).
+        """
+        # At inference on a CPU a part of the RoIs at a time: their features then take little new
+        # memory, which the system would have to clear.
+        parts = [x]
+        if self.conv_norm_relus and isinstance(x, PooledLevels) and x.rois.is_cpu:
+            parts = [x] if torch.is_grad_enabled() else [*x.split(_ROIS_AT_A_TIME)]
+        return torch.cat([super(PANetBoxHead, self).forward(part) for part in parts])
 
     @classmethod
     def from_config(cls, cfg: CfgNode, input_shape: ShapeSpec) -> dict[str, Any]:

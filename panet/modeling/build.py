@@ -8,7 +8,7 @@ from torch import nn
 
 from panet.device import replace_cuda_only_norms
 
-from .convolutions import activate_in_place, speed_up_gradients
+from .convolutions import activate_in_place, speed_up_convolutions
 from .group_norm import train_group_norms_contiguously
 
 
@@ -41,7 +41,7 @@ def lay_out(model: nn.Module, channels_last: bool) -> nn.Module:
     """
     activate_in_place(model)
     if channels_last:
-        speed_up_gradients(model)
+        speed_up_convolutions(model)
         train_group_norms_contiguously(model)
         model = model.to(memory_format=torch.channels_last)
     return model

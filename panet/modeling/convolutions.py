@@ -5,7 +5,7 @@ from typing import Any
 from detectron2.layers import Conv2d, FrozenBatchNorm2d
 from torch import Tensor, nn
 
-from .cpu.convolution import conv2d, has_slow_gradient
+from .cpu.convolution import conv2d, is_improved
 
 
 class FrozenNormConv2d(Conv2d):
@@ -21,25 +21,22 @@ class FrozenNormConv2d(Conv2d):
             x: (N, C, H, W).
         """
         weight, bias = folded_parameters(self)
-        if has_slow_gradient(x, self):
+        if is_improved(x, self):
             x = conv2d(x, weight, bias, self.stride, self.padding)
         else:
             x = self._conv_forward(x, weight, bias)
         return x if self.activation is None else self.activation(x)
 
 
-class LargeMapConv2d(Conv2d):
-    """detectron2's convolution with a faster gradient over large maps on a CPU.
-
-    See :mod:`panet.modeling.cpu.convolution`.
-    """
+class FastConv2d(Conv2d):
+    """detectron2's convolution by whichever algorithm is fastest on this CPU."""
 
     def forward(self, x: Tensor) -> Tensor:
         """
         Args:
             x: (N, C, H, W).
         """
-        if not has_slow_gradient(x, self):
+        if not is_improved(x, self):
             return super().forward(x)
         x = conv2d(x, self.weight, self.bias, self.stride, self.padding)
         if self.norm is not None:
@@ -80,8 +77,8 @@ def activate_in_place(module: nn.Module) -> None:
             conv.activation = nn.ReLU(inplace=True)
 
 
-def speed_up_gradients(module: nn.Module) -> None:
-    """Make every plain convolution of ``module`` a :class:`LargeMapConv2d`."""
+def speed_up_convolutions(module: nn.Module) -> None:
+    """Make every plain convolution of ``module`` a :class:`FastConv2d`."""
     for conv in module.modules():
         if type(conv) is Conv2d:
-            conv.__class__ = LargeMapConv2d
+            conv.__class__ = FastConv2d

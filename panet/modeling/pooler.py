@@ -1,6 +1,6 @@
 """Adaptive feature pooling: every RoI from every level (section 3.2 of the paper)."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import overload
 
 import torch
@@ -67,6 +67,11 @@ class PooledLevels(Sequence[Tensor]):
         if isinstance(index, slice):
             return PooledLevels(self.x[index], self.rois, self.grids[index])
         return pool_level(self.x[index], self.rois, self.grids[index])
+
+    def split(self, size: int) -> "Iterator[PooledLevels]":
+        """The same levels of at most ``size`` RoIs at a time; of none, once."""
+        for rois in self.rois.split(size):
+            yield PooledLevels(self.x, rois, self.grids)
 
 
 def pool_level(x: Tensor, rois: Tensor, grid: Grid) -> Tensor:

@@ -6,6 +6,9 @@ CPU on a newer one.
 
 import torch
 
+HAS_ONEDNN: bool = torch.backends.mkldnn.is_available()
+"""Whether PyTorch was built with oneDNN, which it calls MKL-DNN."""
+
 
 def has_avx512() -> bool:
     """Whether PyTorch computes with AVX-512."""
@@ -19,8 +22,7 @@ def has_avx2_only() -> bool:
 
 def has_fast_bfloat16() -> bool:
     """Whether oneDNN has kernels for bfloat16 here; its reference loops are 1,000 times as slow."""
-    supported: bool = torch.ops.mkldnn._is_mkldnn_bf16_supported()
-    return torch.backends.mkldnn.is_available() and supported
+    return HAS_ONEDNN and bool(torch.ops.mkldnn._is_mkldnn_bf16_supported())
 
 
 def name() -> str:

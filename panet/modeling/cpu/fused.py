@@ -13,6 +13,9 @@ from detectron2.modeling.backbone.resnet import BasicBlock, BottleneckBlock, CNN
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from .capability import HAS_ONEDNN
+from .convolution import is_improved
+
 
 def can_fuse(conv: nn.Conv2d, x: Tensor) -> bool:
     """Whether oneDNN's fused operations compute what ``conv`` does of ``x``, (N, C, H, W)."""
@@ -26,8 +29,8 @@ def can_fuse(conv: nn.Conv2d, x: Tensor) -> bool:
         and x.is_contiguous(memory_format=torch.channels_last)
         and not torch.is_grad_enabled()
         and not torch.is_autocast_enabled("cpu")
-        and not torch.compiler.is_compiling()
-        and torch.backends.mkldnn.is_available()
+        and HAS_ONEDNN
+        and not torch.compiler.is_compiling()  # which one of them does not support
     )
 
 
@@ -98,7 +101,7 @@ def _has_no_norms(block: nn.Module) -> bool:
 
 
 def _relu_of(conv: nn.Module, x: Tensor) -> Tensor:
-    if not isinstance(conv, Conv2d) or not can_fuse(conv, x):
+    if not isinstance(conv, Conv2d) or not can_fuse(conv, x) or is_improved(x, conv):
         return F.relu_(conv(x))
     output: Tensor = torch.ops.mkldnn._convolution_pointwise(
         x,

@@ -11,6 +11,8 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 from torch.nn import functional as F
 
+from .capability import HAS_ONEDNN
+
 
 def linear(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
     """:func:`torch.nn.functional.linear`, by oneDNN where that is as fast or faster.
@@ -28,7 +30,7 @@ def linear(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
         not single
         or len(x) == 0
         or torch.is_autocast_enabled("cpu")
-        or not torch.backends.mkldnn.is_available()
+        or not HAS_ONEDNN
         or torch.compiler.is_compiling()
     ):
         return F.linear(x, weight, bias)

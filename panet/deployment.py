@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 from torch.utils._pytree import tree_map_only
 
+from panet.device import usable_precision
 from panet.modeling.choices import check_choice
 from panet.modeling.convolutions import (
     FrozenNormConv2d,
@@ -37,7 +38,11 @@ _OUTPUTS_IN_SINGLE_PRECISION = (StandardRPNHead, RetinaNetHead)
 
 
 def optimize_for_inference(
-    model: nn.Module, dtype: torch.dtype = torch.float32, compile: bool = False
+    model: nn.Module,
+    dtype: torch.dtype = torch.float32,
+    compile: bool = False,
+    *,
+    key: str = "dtype",
 ) -> nn.Module:
     """A fast copy of a ``GeneralizedRCNN`` or ``RetinaNet``, for inference only.
 
@@ -50,9 +55,11 @@ def optimize_for_inference(
     Args:
         model: with this project's layers or detectron2's own, on the device where it will run.
             It is left as it is; weights that stay the same are shared with it.
-        dtype: ``torch.float32``, ``torch.bfloat16``, or, on CUDA, ``torch.float16``.
+        dtype: ``torch.float32``, ``torch.bfloat16``, or, on CUDA, ``torch.float16``. On a CPU
+            without instructions for bfloat16, that becomes float32, with a warning.
         compile: whether to have ``torch.compile`` compile the backbone, which takes a minute at
             the first image and, on a CPU, a C++ compiler.
+        key: what is asking for ``dtype``, for messages.
 
     Returns:
         A model of the same class in evaluation mode.
@@ -61,11 +68,13 @@ def optimize_for_inference(
         ValueError: if ``dtype`` is none of these.
     """
     name = str(dtype).removeprefix("torch.")
-    check_choice("dtype", name, _DTYPES)
+    check_choice(key, name, _DTYPES)
     if isinstance(model, DistributedDataParallel):
         model = model.module
-    if dtype == torch.float16 and not next(model.parameters()).is_cuda:
+    device = next(model.parameters()).device
+    if dtype == torch.float16 and device.type != "cuda":
         raise ValueError("dtype float16 needs CUDA; on the CPU use bfloat16.")
+    dtype = usable_precision(key, dtype, device)
     model = _copy_sharing_tensors(model).eval()
     timm_layers = _timm_layers(model)
     for module in model.modules():
@@ -111,7 +120,7 @@ def optimize_by_name(model: nn.Module, key: str, dtype: str, compile: bool) -> n
         ValueError: if ``dtype`` is unknown or not for the model's device.
     """
     check_choice(key, dtype, _DTYPES)
-    return optimize_for_inference(model, _DTYPES[dtype], compile)
+    return optimize_for_inference(model, _DTYPES[dtype], compile, key=key)
 
 
 def _copy_sharing_tensors(model: nn.Module) -> nn.Module:

@@ -7,6 +7,7 @@ import torch
 from detectron2.config import CfgNode
 from detectron2.utils import comm
 
+from panet.cpu import has_fast_bfloat16
 from panet.errors import InputError
 
 logger = logging.getLogger(__name__)
@@ -29,6 +30,25 @@ def available_device(key: str, device: str) -> str:
     if comm.is_main_process():
         logger.warning("CUDA is not available: %s %s becomes cpu.", key, device)
     return "cpu"
+
+
+def usable_precision(key: str, dtype: torch.dtype, device: torch.device) -> torch.dtype:
+    """``dtype``, or float32, with a warning, if the CPU has no instructions for bfloat16.
+
+    Args:
+        key: of the configuration, which asks for ``dtype``.
+        dtype: what to compute in.
+        device: where.
+    """
+    if dtype != torch.bfloat16 or device.type != "cpu" or has_fast_bfloat16():
+        return dtype
+    if comm.is_main_process():
+        logger.warning(
+            "This CPU has no instructions for bfloat16, which would take 1,000 times as long: "
+            "%s bfloat16 becomes float32.",
+            key,
+        )
+    return torch.float32
 
 
 def replace_cuda_only_norms(cfg: CfgNode) -> None:

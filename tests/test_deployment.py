@@ -4,6 +4,7 @@ import copy
 from typing import Any
 from unittest import mock
 
+import needs
 import pytest
 import torch
 from detectron2.config import CfgNode
@@ -92,6 +93,7 @@ def test_same_outputs_in_single_precision(tiny_cfg: CfgNode, options: list[Any])
         assert_same(detect(optimized, size), detect(model, size))
 
 
+@needs.BFLOAT16
 @pytest.mark.parametrize("options", MODELS.values(), ids=MODELS)
 def test_bfloat16_rounds_the_layers_only(tiny_cfg: CfgNode, options: list[Any]) -> None:
     tiny_cfg.merge_from_list(options)
@@ -142,7 +144,9 @@ def test_retinanet(tiny_cfg: CfgNode) -> None:
     torch.testing.assert_close(detect(rounded, SIZES[0]).scores, scores, rtol=0.1, atol=0.02)
 
 
-@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize(
+    "dtype", [torch.float32, pytest.param(torch.bfloat16, marks=needs.BFLOAT16)]
+)
 def test_compiled(tiny_cfg: CfgNode, dtype: torch.dtype) -> None:
     model = build(tiny_cfg)
     optimized = optimize_for_inference(model, dtype, compile=True)

@@ -7,6 +7,7 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any, ClassVar, NamedTuple
 
+import torch
 from detectron2.engine import (
     AMPTrainer,
     DefaultTrainer,
@@ -20,6 +21,7 @@ from torch import nn
 
 from panet.checkpoint import PANetCheckpointer
 from panet.data.loader import TrainBatchSampler
+from panet.device import usable_precision
 from panet.errors import InputError
 from panet.modeling.choices import check_choice
 
@@ -215,9 +217,10 @@ class ResumableTrainer(DefaultTrainer, ABC):
             return SimpleTrainer
         key, dtype = self.amp_dtype_key, self.settings.amp_dtype
         check_choice(key, dtype, ("float16", "bfloat16"))
-        if dtype == "bfloat16":
-            return BFloat16Trainer
-        if on_cpu:
+        if dtype == "float16" and not on_cpu:
+            return AMPTrainer
+        if dtype == "float16":
             logger.warning("float16 training needs CUDA: %s becomes bfloat16.", key)
-            return BFloat16Trainer
-        return AMPTrainer
+        device = torch.device("cpu" if on_cpu else "cuda")
+        usable = usable_precision(key, torch.bfloat16, device)
+        return BFloat16Trainer if usable == torch.bfloat16 else SimpleTrainer

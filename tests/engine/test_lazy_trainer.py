@@ -6,6 +6,7 @@ import signal
 from collections.abc import Sequence
 from pathlib import Path
 
+import needs
 import pytest
 import torch
 from conftest import CONFIGS
@@ -150,6 +151,7 @@ def pictures(folder: Path) -> int:
     return len(events.Tags()["images"])
 
 
+@needs.BFLOAT16
 def test_mixed_precision_on_the_cpu(cfg: DictConfig, caplog: pytest.LogCaptureFixture) -> None:
     exact = weights(trained(cfg))
     cfg.train.amp.enabled = True

@@ -4,6 +4,7 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
+import needs
 import pytest
 import torch
 from detectron2.checkpoint import DetectionCheckpointer
@@ -146,6 +147,7 @@ def test_evaluation_with_augmentation(tiny_cfg: CfgNode, monkeypatch: pytest.Mon
     assert inputs[0]["image"].shape == (3, 256, 256), "it was resized twice"
 
 
+@needs.BFLOAT16
 @pytest.mark.parametrize("dtype", ["bfloat16", "float16"])
 def test_mixed_precision_on_the_cpu(tiny_cfg: CfgNode, dtype: str) -> None:
     cfg = without_evaluation(tiny_cfg)

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 from urllib.error import URLError
 
+import needs
 import pytest
 import timm
 import torch
@@ -364,7 +365,9 @@ def test_images_come_as_the_model_knows_them(caplog: pytest.LogCaptureFixture) -
 
 
 @pytest.mark.parametrize("name", ["regnety_002", "convnext_atto", "swin_tiny_patch4_window7_224"])
-@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize(
+    "dtype", [torch.float32, pytest.param(torch.bfloat16, marks=needs.BFLOAT16)]
+)
 def test_optimized_for_inference(tiny_cfg: CfgNode, name: str, dtype: torch.dtype) -> None:
     cfg = timm_cfg(tiny_cfg, name)
     model = build_model(cfg).eval()

@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 from pathlib import Path
 
+import needs
 import pytest
 import torch
 from detectron2.config import CfgNode
@@ -72,6 +73,7 @@ def test_it_is_evaluated_on_datasets(
     assert 0 <= expected["segm"]["AP50"] <= 100
 
 
+@needs.BFLOAT16
 def test_members_are_optimized_as_the_ensemble_says(
     pair: tuple[SmallModel, SmallModel], tiny_cfg: CfgNode
 ) -> None:

@@ -8,8 +8,9 @@ from torch.autograd.function import once_differentiable
 from torch.nn import functional as F
 from torch.nn.grad import conv2d_input
 
+from panet.cpu import has_avx2_only
+
 from . import winograd
-from .capability import has_avx2_only
 from .weight_gradient import is_slow, weight_gradient
 
 _WINOGRAD_CHANNELS, _WINOGRAD_PIXELS = 128, 3000

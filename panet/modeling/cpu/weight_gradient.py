@@ -11,7 +11,7 @@ from torch import Tensor
 from torch.nn import functional as F
 from torch.nn.grad import conv2d_weight
 
-from .capability import has_avx2_only, has_avx512
+from panet.cpu import has_avx2_only, has_avx512
 
 _MEGABYTE = 2**20
 # As much of the input as stays in the cache beside the gradient of the output.

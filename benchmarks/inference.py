@@ -8,6 +8,7 @@ same work. PANet's models come from optimize_for_inference, but for the naive on
 import torch
 from boxes import NUM_DETECTIONS, NUM_PROPOSALS, detections, forced, images, proposals, random_boxes
 from measure import Run, benchmark
+from peers import build_peer, inputs
 from rows import SEED, Row
 from stages import StageClock, clocked
 
@@ -16,12 +17,14 @@ from panet import optimize_for_inference
 
 def set_up(row: Row, device: torch.device) -> Run:
     """The model of a row, ready for inference."""
+    generator = torch.Generator().manual_seed(SEED)
+    if row.peer is not None:
+        return _set_up_peer(row.peer, generator, device)
     model = row.build_model(device).eval()
     if row.config is not None and not row.naive:
         model = optimize_for_inference(model, row.dtype)
     # detectron2's own way to lower precision.
     autocast = row.config is None and row.dtype != torch.float32
-    generator = torch.Generator().manual_seed(SEED)
     image = images(1, generator)
     proposed = [proposals(random_boxes(NUM_PROPOSALS, generator), device)]
     detected = [detections(random_boxes(NUM_DETECTIONS, generator), device)]
@@ -34,6 +37,17 @@ def set_up(row: Row, device: torch.device) -> Run:
             forced(model, proposed, detected),
             clocked(model, clock),
         ):
+            model(image)
+
+    return run
+
+
+def _set_up_peer(name: str, generator: torch.Generator, device: torch.device) -> Run:
+    model = build_peer(name, device).eval()
+    image = inputs(generator, device)
+
+    def run(clock: StageClock | None) -> None:
+        with torch.no_grad():
             model(image)
 
     return run

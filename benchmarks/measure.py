@@ -3,6 +3,7 @@
 import argparse
 import gc
 import json
+import os
 import platform
 import resource
 import statistics
@@ -13,15 +14,25 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from multiply_adds import flop_counter
 from pooling import pooling_speedup
 from rows import BASELINE, ROWS, Row
 from stages import StageClock
 from tabulate import tabulate
-from torch.utils.flop_counter import FlopCounterMode
 from tqdm import tqdm
+
+import panet.cpu
+from panet.cpu import has_fast_bfloat16
 
 # Runs the model once; with a clock, on which its stages run along.
 Run = Callable[[StageClock | None], None]
+
+OLDER_CPU = {
+    "ATEN_CPU_CAPABILITY": "avx2",
+    "ONEDNN_MAX_CPU_ISA": "AVX2",
+    "MKL_ENABLE_INSTRUCTIONS": "AVX2",
+}
+"""The environment in which PyTorch does without what is newer than AVX2."""
 
 _RUNS_FOR_PEAK_MEMORY = 2
 
@@ -34,6 +45,7 @@ def parse_arguments(description: str | None) -> argparse.Namespace:
     default_device = "cuda" if torch.cuda.is_available() else "cpu"
     parser.add_argument("--device", type=torch.device, default=torch.device(default_device))
     parser.add_argument("--rows", nargs="+", choices=ROWS, default=list(ROWS))
+    parser.add_argument("--isa", choices=("avx2",), help="imitate a CPU that has nothing newer")
     parser.add_argument("--rounds", type=int, default=5, help="after a run that warms up")
     parser.add_argument("--json", type=Path, metavar="FILE", help="also write the figures here")
     parser.add_argument("--peak-memory-of", choices=ROWS, help=argparse.SUPPRESS)
@@ -42,7 +54,23 @@ def parse_arguments(description: str | None) -> argparse.Namespace:
         parser.error("--rounds must be at least 1")
     if BASELINE not in args.rows:
         args.rows.insert(0, BASELINE)
+    if args.isa == "avx2" and OLDER_CPU.items() - os.environ.items():
+        # Read when PyTorch is loaded.
+        os.execve(sys.executable, [sys.executable, *sys.argv], {**os.environ, **OLDER_CPU})
     return args
+
+
+def without_hopeless_rows(names: Sequence[str], device: torch.device) -> list[str]:
+    """The rows but for those in bfloat16 where that would not end; says which are left out."""
+    possible = [
+        name
+        for name in names
+        if ROWS[name].dtype != torch.bfloat16 or device.type != "cpu" or has_fast_bfloat16()
+    ]
+    for name in names:
+        if name not in possible:
+            print(f"{name} is left out: this CPU has no instructions for bfloat16.")
+    return possible
 
 
 def benchmark(description: str | None, set_up: Callable[[Row, torch.device], Run]) -> None:
@@ -59,8 +87,9 @@ def benchmark(description: str | None, set_up: Callable[[Row, torch.device], Run
             run(None)
         print(_peak_megabytes(args.device))
         return
-    peaks = {name: _peak_in_new_process(name, args.device) for name in tqdm(args.rows, "memory")}
-    rows = _time_alternately(args.rows, set_up, args.device, args.rounds)
+    names = without_hopeless_rows(args.rows, args.device)
+    peaks = {name: _peak_in_new_process(name, args.device) for name in tqdm(names, "memory")}
+    rows = _time_alternately(names, set_up, args.device, args.rounds)
     for row in rows:
         row["peak_mb"] = peaks[row["name"]]
     report = {
@@ -86,7 +115,7 @@ def _time_alternately(
     stages: dict[str, list[dict[str, float]]] = {name: [] for name in names}
     multiply_adds = {}
     for name, run in tqdm(runs.items(), "warming up"):
-        with FlopCounterMode(display=False) as counter:
+        with flop_counter() as counter:
             run(None)
         multiply_adds[name] = counter.get_total_flops() // 2
     for _ in tqdm(range(rounds), "rounds"):
@@ -143,7 +172,7 @@ def machine(device: torch.device) -> str:
             if line.startswith("model name"):
                 cpu = line.split(":")[1].strip()
                 break
-    return f"{torch.get_num_threads()} threads, {cpu}"
+    return f"{torch.get_num_threads()} threads, {cpu}, {panet.cpu.name()}"
 
 
 def _as_text(report: dict[str, Any]) -> str:

@@ -31,12 +31,15 @@ class Row:
         config: a name in PANet's model zoo; None for detectron2's Mask R-CNN.
         dtype: what it computes in.
         naive: without what makes this project's layers fast.
+        peer: a function of ``torchvision.models.detection`` that builds another Mask R-CNN; its
+            stages are not told apart.
     """
 
     name: str
     config: str | None
     dtype: torch.dtype
     naive: bool = False
+    peer: str | None = None
 
     def load_config(self, device: torch.device) -> CfgNode:
         """The configuration of the model, without weights to load."""
@@ -86,6 +89,8 @@ ROWS = {
         Row("panet-r50-2x-fp32", _FULL, torch.float32),
         Row("panet-r50-2x-bf16", _FULL, torch.bfloat16),
         Row("panet-naive-fp32", _2FC, torch.float32, naive=True),
+        Row("torchvision-fp32", None, torch.float32, peer="maskrcnn_resnet50_fpn"),
+        Row("torchvision-v2-fp32", None, torch.float32, peer="maskrcnn_resnet50_fpn_v2"),
     )
 }
 BASELINE = "stock-fp32"

@@ -20,6 +20,7 @@ from boxes import (
 from detectron2.solver import build_optimizer
 from detectron2.utils.events import EventStorage
 from measure import Run, benchmark
+from peers import build_peer, labelled_inputs
 from rows import SEED, Row
 from stages import StageClock, clocked
 
@@ -28,11 +29,13 @@ IMAGES = 2
 
 def set_up(row: Row, device: torch.device) -> Run:
     """The model of a row and its optimizer, ready for an iteration."""
+    generator = torch.Generator().manual_seed(SEED)
+    if row.peer is not None:
+        return _set_up_peer(row.peer, generator, device)
     model = row.build_model(device).train()
     cfg = row.load_config(device)
     cfg.SOLVER.BASE_LR = 0.0
     optimizer = build_optimizer(cfg, model)
-    generator = torch.Generator().manual_seed(SEED)
     batch = labelled_images(IMAGES, generator)
     proposed = []
     for image in batch:
@@ -52,6 +55,21 @@ def set_up(row: Row, device: torch.device) -> Run:
                 sum(losses.values()).backward()
             with stage("optimizer"):
                 optimizer.step()
+
+    return run
+
+
+def _set_up_peer(name: str, generator: torch.Generator, device: torch.device) -> Run:
+    model = build_peer(name, device).train()
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.0, momentum=0.9)
+    batch, targets = labelled_inputs(IMAGES, generator, device)
+
+    def run(clock: StageClock | None) -> None:
+        torch.manual_seed(SEED)
+        losses = model(batch, targets)
+        optimizer.zero_grad()
+        sum(losses.values()).backward()
+        optimizer.step()
 
     return run
 

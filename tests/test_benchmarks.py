@@ -9,6 +9,9 @@ import torch
 from detectron2 import model_zoo
 from detectron2.config import CfgNode
 
+from panet import optimize_for_inference
+from panet.cpu import has_fast_bfloat16
+
 BENCHMARKS = Path(__file__).parents[1] / "benchmarks"
 sys.path.append(str(BENCHMARKS))
 
@@ -18,6 +21,7 @@ import measure  # noqa: E402
 import pooling  # noqa: E402
 import rows  # noqa: E402
 import training  # noqa: E402
+from multiply_adds import flop_counter  # noqa: E402
 
 CPU = torch.device("cpu")
 STAGES = {"rest", "backbone", "pyramid", "rpn", "pooling", "box head", "mask head"}
@@ -95,20 +99,56 @@ def test_report(
     monkeypatch.setattr(measure, "_peak_in_new_process", lambda name, device: 100.0)
     file = tmp_path / "report.json"
     arguments = ["--device", "cpu", "--rounds", "1", "--json", str(file)]
-    monkeypatch.setattr(sys, "argv", ["benchmark", *arguments, "--rows", "panet-2fc-bf16"])
+    names = ["panet-2fc-fp32", "panet-2fc-bf16", "torchvision-fp32"]
+    monkeypatch.setattr(sys, "argv", ["benchmark", *arguments, "--rows", *names])
     measure.benchmark(script.__doc__, script.set_up)
+    printed = capsys.readouterr().out
+    if not has_fast_bfloat16():
+        names.remove("panet-2fc-bf16")
+        assert "panet-2fc-bf16 is left out" in printed
     report = json.loads(file.read_text())
-    assert [row["name"] for row in report["rows"]] == ["stock-fp32", "panet-2fc-bf16"]
+    *rows_by_stage, peer = report["rows"]
+    assert [row["name"] for row in report["rows"]] == ["stock-fp32", *names]
     assert report["rows"][0]["ratio_to_stock"] == 1.0
-    for row, dtype in zip(report["rows"], ("float32", "bfloat16"), strict=True):
+    assert not peer["stages"]
+    assert peer["multiply_adds"] > 1e9
+    for row in rows_by_stage:
         assert row["device"] == "cpu"
-        assert row["dtype"] == dtype
+        assert row["dtype"] == ("bfloat16" if row["name"].endswith("bf16") else "float32")
         assert row["peak_mb"] == 100.0
         assert row["multiply_adds"] > 1e9
         assert set(row["stages"]) == stages
         assert sum(row["stages"].values()) == pytest.approx(row["seconds"], rel=0.1)
     assert set(report["pooling_speedup"]) == {"forward", "forward_backward"}
-    assert "panet-2fc-bf16" in capsys.readouterr().out
+    assert "torchvision-fp32" in printed
+
+
+def test_what_is_computed_is_counted() -> None:
+    """The project's operations do the multiply-adds of the naive model's."""
+    generator = torch.Generator().manual_seed(0)
+    image = boxes.images(1, generator)
+    proposed = [boxes.proposals(boxes.random_boxes(20, generator), CPU)]
+    detected = [boxes.detections(boxes.random_boxes(5, generator), CPU)]
+    counted = []
+    for name in ("panet-2fc-fp32", "panet-naive-fp32"):
+        model = rows.ROWS[name].build_model(CPU).eval()
+        if not rows.ROWS[name].naive:
+            model = optimize_for_inference(model)
+        with torch.no_grad(), boxes.forced(model, proposed, detected), flop_counter() as counter:
+            model(image)
+        counted.append(counter.get_total_flops())
+    # Of the last mask layer's classes only one is computed.
+    assert counted[0] == pytest.approx(counted[1], rel=0.02)
+
+
+def test_rows_in_bfloat16_are_left_out_where_they_would_not_end(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(measure, "has_fast_bfloat16", lambda: False)
+    names = ["stock-fp32", "stock-bf16"]
+    assert measure.without_hopeless_rows(names, CPU) == ["stock-fp32"]
+    assert "stock-bf16 is left out" in capsys.readouterr().out
+    assert measure.without_hopeless_rows(names, torch.device("cuda")) == names
 
 
 def test_peak_memory_is_measured_in_a_process_of_its_own(

@@ -54,10 +54,14 @@ def parse_arguments(description: str | None) -> argparse.Namespace:
         parser.error("--rounds must be at least 1")
     if BASELINE not in args.rows:
         args.rows.insert(0, BASELINE)
-    if args.isa == "avx2" and OLDER_CPU.items() - os.environ.items():
-        # Read when PyTorch is loaded.
-        os.execve(sys.executable, [sys.executable, *sys.argv], {**os.environ, **OLDER_CPU})
+    reexecute(args.isa)
     return args
+
+
+def reexecute(isa: str | None) -> None:
+    """Start the program anew if it is to imitate an older CPU: PyTorch asks when it is loaded."""
+    if isa == "avx2" and OLDER_CPU.items() - os.environ.items():
+        os.execve(sys.executable, [sys.executable, *sys.argv], {**os.environ, **OLDER_CPU})
 
 
 def without_hopeless_rows(names: Sequence[str], device: torch.device) -> list[str]:

@@ -199,7 +199,11 @@ def _as_text(report: dict[str, Any]) -> str:
         floatfmt=("", ".3f", ".2f", ".0f", ".2f", ".0f"),
     )
     by_stage = tabulate(
-        [[row["name"], *(row["stages"].get(stage, 0.0) for stage in stages)] for row in rows],
+        [
+            [row["name"], *(row["stages"].get(stage, 0.0) for stage in stages)]
+            for row in rows
+            if row["stages"]
+        ],
         headers=["seconds in", *stages],
         floatfmt=".3f",
     )

@@ -84,7 +84,8 @@ def _with_labels(
     font = _font(letters)
     margin = max(1, letters // 6)
     for found, color in colored:
-        text = f"{found['category']} {100 * found['score']:.0f}%"
+        words = f"{found['category']} {100 * found['score']:.0f}%".split()
+        text = " ".join(words)  # in one line
         x0, y0, x1, y1 = _corners(found)
         is_small = (x1 - x0) * (y1 - y0) < _SMALL_AREA or y1 - y0 < _SMALL_HEIGHT
         width = round(font.getlength(text)) + 2 * margin

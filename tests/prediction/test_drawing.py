@@ -79,6 +79,12 @@ def test_labels_are_light_on_dark_and_within_the_image(
         assert (box >= 5).mean() > 0.5
 
 
+def test_labels_have_one_line(image: np.ndarray) -> None:
+    found = detection(ellipse((160, 120), (100, 80)))
+    drawn = [draw(image, [{**found, "category": name}]) for name in ("two words", "two\nwords")]
+    np.testing.assert_array_equal(*drawn)
+
+
 def test_small_detections_lie_on_large_ones(image: np.ndarray) -> None:
     large = detection(ellipse((160, 130), (100, 80)), category=1)
     small = detection(ellipse((160, 150), (40, 40)), category=2)

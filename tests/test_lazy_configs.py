@@ -232,7 +232,8 @@ def test_results_go_to_the_same_folder(tiny_dataset: str, tmp_path: Path) -> Non
     cfg.OUTPUT_DIR = str(tmp_path)
     names = f"dataloader.test.dataset.names={tiny_dataset}"
     lazy_cfg = read_python("quick/panet_R18_shapes", names, f"train.output_dir={tmp_path}")
-    expected = PANetTrainer.build_evaluator(cfg, tiny_dataset)
-    (found,) = LazyTrainer.build_evaluator(lazy_cfg)._evaluators
+    (in_background,) = LazyTrainer.build_evaluator(lazy_cfg)._evaluators
+    evaluators = (in_background, PANetTrainer.build_evaluator(cfg, tiny_dataset))
+    found, expected = (evaluator._evaluator for evaluator in evaluators)
     assert type(found) is type(expected)
     assert found._output_dir == expected._output_dir

@@ -23,7 +23,7 @@ from torch import nn
 from panet.checkpoint import PANetCheckpointer, build_lazy_checkpointer
 from panet.data.availability import check_files, compare_classes
 from panet.deployment import optimize_by_name
-from panet.evaluation import PictureRecorder
+from panet.evaluation import InBackground, PictureRecorder
 from panet.lazy_config import dataset_names, replace_cuda_only_norms
 from panet.modeling.build import lay_out
 
@@ -141,7 +141,8 @@ class LazyTrainer(ResumableTrainer):
     @classmethod
     def build_evaluator(cls, cfg: DictConfig) -> DatasetEvaluator:
         found = instantiate(cfg.dataloader.evaluator)
-        evaluators = [found] if isinstance(found, DatasetEvaluator) else list(found)
+        found = [found] if isinstance(found, DatasetEvaluator) else found
+        evaluators: list[DatasetEvaluator] = [InBackground(evaluator) for evaluator in found]
         if has_event_storage():  # within a training
             evaluators += [
                 PictureRecorder(name, cfg.train.eval_pictures)

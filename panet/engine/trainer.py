@@ -19,7 +19,7 @@ from panet.data.loader import build_train_loader
 from panet.data.proposals import proposals_read_safely
 from panet.data.records import one_line_errors
 from panet.deployment import optimize_from_config
-from panet.evaluation import PictureRecorder, build_evaluator
+from panet.evaluation import InBackground, PictureRecorder, build_evaluator
 from panet.inference import RCNNEnsemble, add_testing_tricks
 from panet.modeling.build import build_model
 from panet.prediction import load_trained_model
@@ -134,7 +134,7 @@ class PANetTrainer(ResumableTrainer):
 
     @classmethod
     def build_evaluator(cls, cfg: CfgNode, dataset_name: str) -> DatasetEvaluator:
-        evaluator = build_evaluator(cfg, dataset_name)
+        evaluator = InBackground(build_evaluator(cfg, dataset_name))
         if not has_event_storage():  # not within a training
             return evaluator
         pictures = PictureRecorder(dataset_name, cfg.TEST.NUM_PICTURES)

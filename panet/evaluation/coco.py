@@ -8,11 +8,13 @@ import detectron2.evaluation
 from detectron2.evaluation import coco_evaluation
 from faster_coco_eval import COCOeval_faster
 
+from .run_lengths import QuickEncoding
+
 COCO_MAX_DETECTIONS = 100
 """How many detections of an image COCO's metrics count, those of the highest scores."""
 
 
-class COCOEvaluator(detectron2.evaluation.COCOEvaluator):
+class COCOEvaluator(QuickEncoding, detectron2.evaluation.COCOEvaluator):
     """detectron2's evaluator, its metrics from ``faster-coco-eval``.
 
     They are those of pycocotools, several times as fast; detectron2's own fast implementation

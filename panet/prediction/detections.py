@@ -6,6 +6,8 @@ from typing import Any
 from detectron2.evaluation.coco_evaluation import instances_to_coco_json
 from detectron2.structures import Instances
 
+from panet.evaluation.run_lengths import encode_masks, without_masks
+
 Category = dict[str, Any]
 """Its "id" and "name", as in COCO's files."""
 
@@ -22,17 +24,18 @@ def to_detections(instances: Instances, categories: Sequence[Category]) -> list[
         pixels, "score" and, if it has a mask, "segmentation" as compressed run lengths.
     """
     detections = []
-    for found in instances_to_coco_json(instances, 0):
+    for found in instances_to_coco_json(without_masks(instances), 0):
         category = categories[found["category_id"]]
-        detection = {
-            "category_id": category["id"],
-            "category": category["name"],
-            "bbox": [round(value, 3) for value in found["bbox"]],
-            "score": round(found["score"], 6),
-        }
-        if "segmentation" in found:
-            height, width = found["segmentation"]["size"]
-            counts = found["segmentation"]["counts"]
-            detection["segmentation"] = {"size": [int(height), int(width)], "counts": counts}
-        detections.append(detection)
+        detections.append(
+            {
+                "category_id": category["id"],
+                "category": category["name"],
+                "bbox": [round(value, 3) for value in found["bbox"]],
+                "score": round(found["score"], 6),
+            }
+        )
+    if instances.has("pred_masks"):
+        masks = encode_masks(instances.pred_masks.numpy())
+        for detection, mask in zip(detections, masks):
+            detection["segmentation"] = mask
     return detections

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import cv2
 import numpy as np
 from PIL import Image
 from pycocotools import mask as rle
@@ -16,6 +17,8 @@ from panet.checkpoint.atomic import open_atomically
 from .detections import Category
 from .drawing import draw
 from .reading import Picture
+
+_JPEG_OPTIONS = (cv2.IMWRITE_JPEG_QUALITY, 95)
 
 Record = dict[str, Any]
 """Of an image: "file_name", "frame" if it is one of a video, "width", "height", "detections" and
@@ -122,7 +125,7 @@ class ResultsFolder:
             file = self.picture(name)
             file.parent.mkdir(parents=True, exist_ok=True)
             with open_atomically(file) as stream:
-                Image.fromarray(picture[:, :, ::-1]).save(stream, format="JPEG", quality=95)
+                stream.write(cv2.imencode(".jpg", picture, _JPEG_OPTIONS)[1])
         if self._lacks_masks(name, record):
             finished = self.masks(name)
             unfinished = finished.with_name(f".{finished.name}.unfinished")

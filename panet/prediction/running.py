@@ -7,6 +7,10 @@ from functools import partial
 from multiprocessing.sharedctypes import Synchronized
 from pathlib import Path
 
+from detectron2.structures import Instances
+
+from panet.background import Background
+
 from .batching import group_alike
 from .folder import Record, ResultsFolder, frame_name, stamp_of
 from .inputs import Source
@@ -112,39 +116,47 @@ def predict_share(
         with counter.get_lock():
             counter.value += 1
 
-    jobs = _jobs(predictor, folder, sources, rank, processes)
-    with closing(read_ahead(jobs, _READING_THREADS, _READING_THREADS + batch_size)) as loaded:
-        batches = group_alike(
-            _finish_others(loaded, folder, count),
-            key=lambda item: predictor.padded_size(item.prepared),
-            size=batch_size,
-            max_waiting=_GROUPS_WAITING * batch_size,
-        )
-        for batch in batches:
-            results = predictor.infer([item.prepared for item in batch])
-            for item, instances in zip(batch, results):
-                record = {**item.record, "detections": predictor.detections(instances)}
-                folder.save(item.name, record)
-                folder.draw_missing(item.name, record, item.image)
-                count()
+    def finish(batch: Sequence[_New], results: Sequence[Instances]) -> None:
+        for item, instances in zip(batch, results):
+            record = {**item.record, "detections": predictor.detections(instances)}
+            folder.save(item.name, record)
+            folder.draw_missing(item.name, record, item.image)
+            count()
 
-
-def _finish_others(
-    loaded: Iterable[_New | _Known | _Unreadable | _Finished],
-    folder: ResultsFolder,
-    count: Callable[[], None],
-) -> Iterator[_New]:
-    """Pass on what the model is needed for, and finish the rest."""
-    for item in loaded:
-        if isinstance(item, _New):
-            yield item
-            continue
+    def finish_other(item: _Known | _Unreadable | _Finished) -> None:
         if isinstance(item, _Known):
             folder.draw_missing(item.name, item.record, item.image)
         elif isinstance(item, _Unreadable):
             (folder.remove_video if item.source.is_video else folder.remove)(item.source.name)
             folder.report_unreadable(item.source.path, item.reason)
         count()
+
+    jobs = _jobs(predictor, folder, sources, rank, processes)
+    with (
+        Background() as background,  # what is written, in order
+        closing(read_ahead(jobs, _READING_THREADS, _READING_THREADS + batch_size)) as loaded,
+    ):
+        batches = group_alike(
+            _new_ones(loaded, partial(background.submit, finish_other)),
+            key=lambda item: predictor.padded_size(item.prepared),
+            size=batch_size,
+            max_waiting=_GROUPS_WAITING * batch_size,
+        )
+        for batch in batches:
+            results = predictor.infer([item.prepared for item in batch])
+            background.submit(finish, batch, results)
+
+
+def _new_ones(
+    loaded: Iterable[_New | _Known | _Unreadable | _Finished],
+    finish_other: Callable[[_Known | _Unreadable | _Finished], None],
+) -> Iterator[_New]:
+    """Pass on what the model is needed for, and have the rest finished."""
+    for item in loaded:
+        if isinstance(item, _New):
+            yield item
+        else:
+            finish_other(item)
 
 
 def _jobs(

@@ -4,6 +4,8 @@ import json
 import multiprocessing
 import os
 import shutil
+import threading
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -262,8 +264,48 @@ def test_stopped_anywhere_it_goes_on_to_the_same_end(
             assert len(names) == len(set(names))
     assert stops > 5
     assert contents(folder) == expected
-    # At each stop at most what was read and not yet written is computed once more.
-    assert infer.call_count <= len(images_of(folder)) + stops
+    # At each stop at most what was not yet written is computed once more: the image that was to be,
+    # and the one that the model was at meanwhile.
+    assert infer.call_count <= len(images_of(folder)) + 2 * stops
+
+
+def test_the_model_goes_on_while_results_are_written_but_not_far(
+    predictor: Predictor, photos: Path, tmp_path: Path
+) -> None:
+    folder = ResultsFolder(tmp_path / "out")
+    written: list[int] = []
+    writers: set[threading.Thread] = set()
+    infer, save = predictor.infer, ResultsFolder.save
+
+    def noted_infer(batch: Any) -> Any:
+        written.append(len(list(folder.records.rglob("*.json"))))
+        return infer(batch)
+
+    def noted_save(self: ResultsFolder, name: str, record: Any) -> None:
+        writers.add(threading.current_thread())
+        time.sleep(0.05)
+        save(self, name, record)
+
+    with (
+        mock.patch.object(predictor, "infer", noted_infer),
+        mock.patch.object(ResultsFolder, "save", noted_save),
+    ):
+        assert run(predictor, folder, sources_in(photos)) == len(GOOD) + len(BAD)
+    assert threading.current_thread() not in writers
+    assert written[1] == 0  # the model did not wait for the first one
+    assert all(done >= index - 1 for index, done in enumerate(written))
+
+
+def test_errors_in_writing_stop_it(predictor: Predictor, photos: Path, tmp_path: Path) -> None:
+    folder = ResultsFolder(tmp_path / "out")
+    infer = mock.Mock(side_effect=predictor.infer)
+    with (
+        mock.patch.object(predictor, "infer", infer),
+        mock.patch.object(ResultsFolder, "save", side_effect=OSError("the disk is full")),
+        pytest.raises(OSError, match="the disk is full"),
+    ):
+        run(predictor, folder, sources_in(photos))
+    assert infer.call_count <= 2
 
 
 def images_of(folder: ResultsFolder) -> list[dict[str, Any]]:

@@ -40,7 +40,7 @@ from detectron2.evaluation.coco_evaluation import instances_to_coco_json
 from detectron2.modeling import build_model
 from detectron2.structures import Instances
 from detectron2.utils.visualizer import Visualizer
-from measure import machine
+from measure import machine, reexecute
 from pycocotools import mask as rle
 from rows import SEED
 from tabulate import tabulate
@@ -75,6 +75,7 @@ def parse_arguments() -> argparse.Namespace:
     parser.add_argument("--tasks", nargs="+", choices=TASKS, default=list(TASKS))
     parser.add_argument("--images", type=int, default=24)
     parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--isa", choices=("avx2",), help="imitate a CPU that has nothing newer")
     parser.add_argument("--json", type=Path, metavar="FILE", help="also write the figures here")
     parser.add_argument("--only", nargs=3, metavar=("TASK", "BY", "DIR"), help=argparse.SUPPRESS)
     parser.add_argument(
@@ -83,6 +84,7 @@ def parse_arguments() -> argparse.Namespace:
     args = parser.parse_args()
     if min(args.images, args.rounds) < 1:
         parser.error("--images and --rounds must be at least 1")
+    reexecute(args.isa)
     return args
 
 

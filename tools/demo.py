@@ -41,8 +41,6 @@ Picture = npt.NDArray[np.uint8]
 METRICS = ("AP", "AP50", "AP75", "APs", "APm", "APl")
 NUM_PICTURES = 12
 NUM_EARLY_PICTURES = 4
-SECONDS_TO_EARLY_PICTURES = 45
-"""From the start of the program to pictures of what the model has learned by then."""
 
 
 def parse_arguments() -> argparse.Namespace:
@@ -50,6 +48,13 @@ def parse_arguments() -> argparse.Namespace:
     parser.add_argument("--output-dir", type=Path, default=Path("output/demo"))
     parser.add_argument(
         "--setup-seconds", type=float, default=0.0, help="what the set-up took, for results.json"
+    )
+    parser.add_argument(
+        "--early-pictures-after",
+        type=float,
+        default=45.0,
+        metavar="SECONDS",
+        help="from the start of the program to pictures of what the model has learned by then",
     )
     parser.add_argument("opts", nargs=argparse.REMAINDER, help="configuration KEY VALUE pairs")
     return parser.parse_args()
@@ -81,7 +86,7 @@ def main() -> None:
     folder = args.output_dir / "pictures"
     with stage("training", "Training ..."):
         elapsed = time.perf_counter() - program_start
-        trainer = train(cfg, resume, folder, SECONDS_TO_EARLY_PICTURES - elapsed)
+        trainer = train(cfg, resume, folder, args.early_pictures_after - elapsed)
     with stage("evaluation", "Evaluating ..."), redirect_stdout(io.StringIO()):  # pycocotools' own
         metrics = evaluate(cfg, trainer)
     with stage("pictures", "Drawing predictions ..."):
@@ -128,7 +133,7 @@ def train(
         file = folder / "early.jpg"
         write_overview(list(compare(cfg, model, NUM_EARLY_PICTURES).values()), file)
         # Where a bar is shown, this line goes above it.
-        tqdm.write(f"{file} shows what an early model sees, after {iterations} iterations.")
+        tqdm.write(f"{file} shows what an early model sees, after iteration {iterations}.")
 
     without_tests = cfg.clone()
     without_tests.defrost()

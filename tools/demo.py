@@ -41,6 +41,8 @@ Picture = npt.NDArray[np.uint8]
 METRICS = ("AP", "AP50", "AP75", "APs", "APm", "APl")
 NUM_PICTURES = 12
 NUM_EARLY_PICTURES = 4
+NUM_EARLY_DETECTIONS = 8
+"""To be drawn in each of these, for an early model is sure of nothing."""
 
 
 def parse_arguments() -> argparse.Namespace:
@@ -131,7 +133,8 @@ def train(
 ) -> PANetTrainer:
     def show(model: torch.nn.Module, iterations: int) -> None:
         file = folder / "early.jpg"
-        write_overview(list(compare(cfg, model, NUM_EARLY_PICTURES).values()), file)
+        pictures = compare(cfg, model, NUM_EARLY_PICTURES, NUM_EARLY_DETECTIONS)
+        write_overview(list(pictures.values()), file)
         # Where a bar is shown, this line goes above it.
         tqdm.write(f"{file} shows what an early model sees, after iteration {iterations}.")
 
@@ -167,15 +170,31 @@ def draw_pictures(cfg: CfgNode, model: torch.nn.Module, folder: Path) -> None:
         Image.fromarray(picture).save(folder / name)
 
 
-def compare(cfg: CfgNode, model: torch.nn.Module, count: int) -> dict[str, Picture]:
-    """The first test images by file name, each with its ground truth and what the model sees."""
+def compare(
+    cfg: CfgNode, model: torch.nn.Module, count: int, num_detections: int | None = None
+) -> dict[str, Picture]:
+    """The first test images by file name, each with its ground truth and what the model sees.
+
+    Args:
+        cfg: the first of its test datasets is taken.
+        model: in evaluation mode.
+        count: number of images.
+        num_detections: how many to draw, the surest ones; by default those that are sure enough.
+    """
     dataset = cfg.DATASETS.TEST[0]
     records = DatasetCatalog.get(dataset)[:count]
     loader = PANetTrainer.build_test_loader(cfg, dataset)
     pictures = {}
     for record, inputs in zip(records, loader):
         instances = model(inputs)[0]["instances"]
-        picture = draw_comparison(record, instances, MetadataCatalog.get(dataset), scale=1.5)
+        options = {} if num_detections is None else {"min_score": 0.0}
+        picture = draw_comparison(
+            record,
+            instances[:num_detections],  # which come in the order of their scores
+            MetadataCatalog.get(dataset),
+            scale=1.5,
+            **options,
+        )
         pictures[Path(record["file_name"]).name] = picture
     return pictures
 

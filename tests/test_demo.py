@@ -8,11 +8,11 @@ from pathlib import Path
 from test_train_net import ROOT, SMALL
 
 
-def run_demo(output_dir: Path, iterations: int) -> str:
+def run_demo(output_dir: Path, iterations: int, early_pictures_after: float = 600.0) -> str:
     options = {**SMALL, "SOLVER.MAX_ITER": iterations}
     command = [
         *(sys.executable, ROOT / "tools" / "demo.py", "--output-dir", output_dir),
-        *("--setup-seconds", "1.5"),
+        *("--setup-seconds", "1.5", "--early-pictures-after", str(early_pictures_after)),
         *(str(item) for pair in options.items() for item in pair),
     ]
     run = subprocess.run(command, capture_output=True, text=True, check=False)
@@ -21,7 +21,10 @@ def run_demo(output_dir: Path, iterations: int) -> str:
 
 
 def test_leaves_figures_and_pictures_and_trains_only_once(tmp_path: Path) -> None:
-    out = run_demo(tmp_path, iterations=2)
+    out = run_demo(tmp_path, iterations=2, early_pictures_after=0.0)
+    assert "early.jpg shows what an early model sees, after iteration 1." in out
+    assert (tmp_path / "pictures" / "early.jpg").exists()
+    assert (tmp_path / "model_0000000.pth").exists()
     assert "APs" in out
     results = json.loads((tmp_path / "results.json").read_text())
     for task in ("bbox", "segm"):

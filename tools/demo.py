@@ -10,12 +10,13 @@ import json
 import logging
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, redirect_stdout
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 import torch
 from detectron2.config import CfgNode
 from detectron2.data import DatasetCatalog, MetadataCatalog
@@ -30,13 +31,18 @@ from tqdm import tqdm
 from panet.config import load_config
 from panet.device import keep_freed_memory
 from panet.engine import PANetTrainer
-from panet.engine.hooks import ProgressBar
+from panet.engine.hooks import EarlyLook, ProgressBar
 from panet.evaluation import draw_comparison
 from panet.model_zoo import get_config_file
 from panet.reporting import read_run, write_report
 
+Picture = npt.NDArray[np.uint8]
+
 METRICS = ("AP", "AP50", "AP75", "APs", "APm", "APl")
 NUM_PICTURES = 12
+NUM_EARLY_PICTURES = 4
+NUM_EARLY_DETECTIONS = 8
+"""To be drawn in each of these, for an early model is sure of nothing."""
 
 
 def parse_arguments() -> argparse.Namespace:
@@ -45,11 +51,19 @@ def parse_arguments() -> argparse.Namespace:
     parser.add_argument(
         "--setup-seconds", type=float, default=0.0, help="what the set-up took, for results.json"
     )
+    parser.add_argument(
+        "--early-pictures-after",
+        type=float,
+        default=45.0,
+        metavar="SECONDS",
+        help="from the start of the program to pictures of what the model has learned by then",
+    )
     parser.add_argument("opts", nargs=argparse.REMAINDER, help="configuration KEY VALUE pairs")
     return parser.parse_args()
 
 
 def main() -> None:
+    program_start = time.perf_counter()
     args = parse_arguments()
     cfg = load_config(get_config_file("quick/panet_R18_shapes.yaml"), args.opts)
     cfg.OUTPUT_DIR = str(args.output_dir)
@@ -71,12 +85,14 @@ def main() -> None:
     with stage("data", "Drawing the dataset ..."):
         for name in (*cfg.DATASETS.TRAIN, *cfg.DATASETS.TEST):
             DatasetCatalog.get(name)
+    folder = args.output_dir / "pictures"
     with stage("training", "Training ..."):
-        trainer = train(cfg, resume)
+        elapsed = time.perf_counter() - program_start
+        trainer = train(cfg, resume, folder, args.early_pictures_after - elapsed)
     with stage("evaluation", "Evaluating ..."), redirect_stdout(io.StringIO()):  # pycocotools' own
         metrics = evaluate(cfg, trainer)
     with stage("pictures", "Drawing predictions ..."):
-        draw_pictures(cfg, trainer.model, args.output_dir / "pictures")
+        draw_pictures(cfg, trainer.model, folder)
     report = args.output_dir / "report.html"
     with stage("report", "Writing the report ..."):
         write_report(read_run(args.output_dir), report)
@@ -91,7 +107,7 @@ def main() -> None:
     print(tabulate(rows, headers=["", *METRICS], floatfmt=".1f"))
     print(f"\nreport     {report}")
     print(f"figures    {results_file}")
-    print(f"pictures   {args.output_dir / 'pictures'}")
+    print(f"pictures   {folder}")
     print(f"model      {args.output_dir / 'model_final.pth'}")
     print(f"log        {args.output_dir / 'log.txt'}")
     print(f"curves     .venv/bin/tensorboard --logdir {args.output_dir}")
@@ -112,11 +128,21 @@ def print_warnings_only(output_dir: str) -> None:
                 handler.setLevel(logging.WARNING)
 
 
-def train(cfg: CfgNode, resume: bool) -> PANetTrainer:
-    cfg = cfg.clone()
-    cfg.defrost()
-    cfg.DATASETS.TEST = ()  # evaluation is a stage of its own
-    trainer = PANetTrainer(cfg)
+def train(
+    cfg: CfgNode, resume: bool, folder: Path, seconds_to_early_pictures: float
+) -> PANetTrainer:
+    def show(model: torch.nn.Module, iterations: int) -> None:
+        file = folder / "early.jpg"
+        pictures = compare(cfg, model, NUM_EARLY_PICTURES, NUM_EARLY_DETECTIONS)
+        write_overview(list(pictures.values()), file)
+        # Where a bar is shown, this line goes above it.
+        tqdm.write(f"{file} shows what an early model sees, after iteration {iterations}.")
+
+    without_tests = cfg.clone()
+    without_tests.defrost()
+    without_tests.DATASETS.TEST = ()  # evaluation is a stage of its own
+    trainer = PANetTrainer(without_tests)
+    trainer.register_hooks([EarlyLook(seconds_to_early_pictures, show)])
     if not sys.stderr.isatty():  # at a terminal the trainer has a bar already
         trainer.register_hooks([ProgressBar()])
     trainer.resume_or_load(resume=resume)
@@ -136,20 +162,48 @@ def evaluate(cfg: CfgNode, trainer: PANetTrainer) -> dict[str, Any]:
 
 
 def draw_pictures(cfg: CfgNode, model: torch.nn.Module, folder: Path) -> None:
-    folder.mkdir(parents=True, exist_ok=True)
-    dataset = cfg.DATASETS.TEST[0]
-    records = DatasetCatalog.get(dataset)[:NUM_PICTURES]
-    loader = PANetTrainer.build_test_loader(cfg, dataset)
     model.eval()
-    pictures = []
     with torch.no_grad():
-        for record, inputs in zip(tqdm(records, desc="pictures"), loader):
-            instances = model(inputs)[0]["instances"]
-            picture = draw_comparison(record, instances, MetadataCatalog.get(dataset), scale=1.5)
-            Image.fromarray(picture).save(folder / Path(record["file_name"]).name)
-            pictures.append(picture)
-    rows = [np.concatenate(pictures[i : i + 2], axis=1) for i in range(0, 6, 2)]
-    Image.fromarray(np.concatenate(rows)).save(folder / "overview.jpg")
+        pictures = compare(cfg, model, NUM_PICTURES)
+    write_overview(list(pictures.values())[:6], folder / "overview.jpg")
+    for name, picture in pictures.items():
+        Image.fromarray(picture).save(folder / name)
+
+
+def compare(
+    cfg: CfgNode, model: torch.nn.Module, count: int, num_detections: int | None = None
+) -> dict[str, Picture]:
+    """The first test images by file name, each with its ground truth and what the model sees.
+
+    Args:
+        cfg: the first of its test datasets is taken.
+        model: in evaluation mode.
+        count: number of images.
+        num_detections: how many to draw, the surest ones; by default those that are sure enough.
+    """
+    dataset = cfg.DATASETS.TEST[0]
+    records = DatasetCatalog.get(dataset)[:count]
+    loader = PANetTrainer.build_test_loader(cfg, dataset)
+    pictures = {}
+    for record, inputs in zip(records, loader):
+        instances = model(inputs)[0]["instances"]
+        options = {} if num_detections is None else {"min_score": 0.0}
+        picture = draw_comparison(
+            record,
+            instances[:num_detections],  # which come in the order of their scores
+            MetadataCatalog.get(dataset),
+            scale=1.5,
+            **options,
+        )
+        pictures[Path(record["file_name"]).name] = picture
+    return pictures
+
+
+def write_overview(pictures: Sequence[Picture], file: Path) -> None:
+    """Put pictures of one size, an even number of them, in two columns."""
+    rows = [np.concatenate(pictures[i : i + 2], axis=1) for i in range(0, len(pictures), 2)]
+    file.parent.mkdir(parents=True, exist_ok=True)
+    Image.fromarray(np.concatenate(rows)).save(file)
 
 
 if __name__ == "__main__":

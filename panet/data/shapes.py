@@ -22,6 +22,8 @@ Image = npt.NDArray[np.uint8]
 Mask = npt.NDArray[np.bool_]
 Points = npt.NDArray[np.float64]
 Canvas = npt.NDArray[np.float32]
+Window = tuple[slice, slice]
+"""Rows and columns of a part of an image."""
 
 VERSION = 1
 """To be raised with every change of what is drawn: it names the dataset's folder."""
@@ -84,33 +86,44 @@ def draw_image(seed: int, index: int) -> tuple[Image, list[int], list[Mask]]:
     image = _background(rng)
     kinds: list[int] = []
     full_areas: list[int] = []
+    areas: list[int] = []  # of what is visible
     visible: list[Mask] = []
     for _ in range(rng.integers(5, 13)):
         kind = int(rng.integers(len(CATEGORIES)))
         for _ in range(ATTEMPTS):
-            mask = _place(rng, OUTLINES[CATEGORIES[kind]])
-            remaining = [old & ~mask for old in visible]
-            areas = [*full_areas, int(mask.sum())]
-            if _all_visible([*remaining, mask], areas):
-                _paint(rng, image, mask)
+            mask, window = _place(rng, OUTLINES[CATEGORIES[kind]])
+            # Most shapes are small: what is done per shape is done within its window.
+            part = mask[window]
+            area = int(np.count_nonzero(part))
+            hidden = [int(np.count_nonzero(old[window] & part)) for old in visible]
+            remaining = [old - less for old, less in zip(areas, hidden)]
+            if _all_visible([*remaining, area], [*full_areas, area]):
+                _paint(rng, image, mask, window)
+                for old in visible:
+                    old[window] &= ~part
                 kinds.append(kind)
-                full_areas = areas
-                visible = [*remaining, mask]
+                full_areas.append(area)
+                areas = [*remaining, area]
+                visible.append(mask)
                 break
     noise = rng.uniform(2.0, 10.0) * rng.standard_normal(image.shape, dtype=np.float32)
     return np.clip(image + noise, 0, 255).astype(np.uint8), kinds, visible
 
 
-def _all_visible(parts: list[Mask], full_areas: list[int]) -> bool:
-    """Whether enough of every shape is seen, given the part of each that is."""
+def _all_visible(areas: list[int], full_areas: list[int]) -> bool:
+    """Whether enough of every shape is seen, given the area of what is."""
     return all(
-        part.sum() >= max(MIN_VISIBLE_PIXELS, MIN_VISIBLE_FRACTION * area)
-        for part, area in zip(parts, full_areas)
+        area >= max(MIN_VISIBLE_PIXELS, MIN_VISIBLE_FRACTION * full_area)
+        for area, full_area in zip(areas, full_areas)
     )
 
 
-def _place(rng: np.random.Generator, outline: Points) -> Mask:
-    """The mask of a shape of random size, tilt, stretch and position, cut at the border."""
+def _place(rng: np.random.Generator, outline: Points) -> tuple[Mask, Window]:
+    """A shape of random size, tilt, stretch and position, cut at the border.
+
+    Returns:
+        Its mask, and a part of the image that contains it.
+    """
     extent = rng.uniform(MIN_EXTENT**0.5, MAX_EXTENT**0.5) ** 2
     axis = _rotation(rng.uniform(0, np.pi))
     stretch = np.exp(rng.uniform(-0.2, 0.2))
@@ -122,7 +135,9 @@ def _place(rng: np.random.Generator, outline: Points) -> Mask:
     contour = np.round((extent / 2 * outline @ linear.T + center) * 2**bits).astype(np.int32)
     mask = np.zeros((IMAGE_SIZE, IMAGE_SIZE), np.uint8)
     cv2.fillPoly(mask, [contour], 1, shift=bits)
-    return mask.astype(bool)
+    left, top = np.maximum(contour.min(axis=0) // 2**bits, 0)
+    right, bottom = contour.max(axis=0) // 2**bits + 2  # one more, for what is rounded up
+    return mask.astype(bool), (slice(top, bottom), slice(left, right))
 
 
 def _rotation(angle: float) -> Points:
@@ -153,54 +168,65 @@ def _enlarge(values: Canvas) -> Canvas:
     return np.asarray(cv2.resize(values, size, interpolation=cv2.INTER_CUBIC), np.float32)
 
 
-def _paint(rng: np.random.Generator, image: Canvas, mask: Mask) -> None:
-    """Fill the mask with a texture of two colours, the first unlike what lies under the mask."""
-    under = image[mask].mean(axis=0)
+def _paint(rng: np.random.Generator, image: Canvas, mask: Mask, window: Window) -> None:
+    """Fill the mask with a texture of two colours, the first unlike what lies under the mask.
+
+    Args:
+        rng: for the texture and its colours.
+        image: changed in place.
+        mask: of the whole image.
+        window: contains the mask.
+    """
+    mask = mask[window]
+    under = image[window][mask].mean(axis=0)
     color = rng.uniform(0, 255, 3)
     while np.abs(color - under).max() < 100:
         color = rng.uniform(0, 255, 3)
     other = np.clip(color + rng.uniform(-50, 50, 3), 0, 255)
-    share = TEXTURES[rng.integers(len(TEXTURES))](rng)[mask][:, None]
-    image[mask] = color * (1 - share) + other * share
+    share = TEXTURES[rng.integers(len(TEXTURES))](rng, window)[mask][:, None]
+    image[window][mask] = color * (1 - share) + other * share
 
 
-def _coordinates(rng: np.random.Generator) -> tuple[Canvas, Canvas]:
-    """Two perpendicular axes at a random angle, in pixels, each (256, 256)."""
-    y, x = np.mgrid[:IMAGE_SIZE, :IMAGE_SIZE].astype(np.float32)
+def _coordinates(rng: np.random.Generator, window: Window) -> tuple[Canvas, Canvas]:
+    """Two perpendicular axes at a random angle, in pixels, each of the window's size."""
+    y, x = _Y[window], _X[window]
     angle = np.float32(rng.uniform(0, np.pi))
     return x * np.cos(angle) + y * np.sin(angle), y * np.cos(angle) - x * np.sin(angle)
+
+
+_Y, _X = np.mgrid[:IMAGE_SIZE, :IMAGE_SIZE].astype(np.float32)
 
 
 def _wave(coordinate: Canvas, period: float) -> Canvas:
     return np.sin(coordinate * np.float32(2 * np.pi / period))
 
 
-def _plain(rng: np.random.Generator) -> Canvas:
-    return np.zeros((IMAGE_SIZE, IMAGE_SIZE), np.float32)
+def _plain(_rng: np.random.Generator, window: Window) -> Canvas:
+    return np.zeros_like(_X[window])
 
 
-def _stripes(rng: np.random.Generator) -> Canvas:
-    along, _ = _coordinates(rng)
+def _stripes(rng: np.random.Generator, window: Window) -> Canvas:
+    along, _ = _coordinates(rng, window)
     return (_wave(along, rng.uniform(5, 24)) > 0).astype(np.float32)
 
 
-def _checks(rng: np.random.Generator) -> Canvas:
-    along, across = _coordinates(rng)
+def _checks(rng: np.random.Generator, window: Window) -> Canvas:
+    along, across = _coordinates(rng, window)
     period = rng.uniform(6, 30)
     return (_wave(along, period) * _wave(across, period) > 0).astype(np.float32)
 
 
-def _gradient(rng: np.random.Generator) -> Canvas:
-    along, _ = _coordinates(rng)
+def _gradient(rng: np.random.Generator, window: Window) -> Canvas:
+    along, _ = _coordinates(rng, window)
     return 0.5 + 0.5 * _wave(along, rng.uniform(100, 400))
 
 
-def _mottle(rng: np.random.Generator) -> Canvas:
+def _mottle(rng: np.random.Generator, window: Window) -> Canvas:
     cells = int(rng.integers(16, 97))
-    return _enlarge(rng.random((cells, cells), np.float32))
+    return _enlarge(rng.random((cells, cells), np.float32))[window]
 
 
-TEXTURES: tuple[Callable[[np.random.Generator], Canvas], ...] = (
+TEXTURES: tuple[Callable[[np.random.Generator, Window], Canvas], ...] = (
     _plain,
     _stripes,
     _checks,

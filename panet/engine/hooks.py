@@ -2,11 +2,15 @@
 
 import logging
 import sys
+import time
+from collections.abc import Callable
 from typing import Any
 
+import torch
 from detectron2.engine import HookBase
 from detectron2.utils import comm
 from detectron2.utils.env import seed_all_rng
+from torch import nn
 from tqdm import tqdm
 
 from panet.data.loader import derive_seed
@@ -33,6 +37,45 @@ class SeedIteration(HookBase):
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         self.seed = state["seed"]
+
+
+class EarlyLook(HookBase):
+    """Shows once, early in a training, what the model has learned so far, and saves a checkpoint.
+
+    What it shows is no part of the training: a run with it ends as one without it.
+    """
+
+    def __init__(self, seconds: float, show: Callable[[nn.Module, int], None]) -> None:
+        """
+        Args:
+            seconds: of training until then; the iteration that goes on is finished.
+            show: gets the model, in evaluation mode and without gradients, and the number of
+                iterations that it was trained.
+        """
+        self.seconds = seconds
+        self.show = show
+        self.shown = False
+
+    def before_train(self) -> None:
+        self._start = time.perf_counter()
+
+    def after_step(self) -> None:
+        trainer = self.trainer
+        is_due = time.perf_counter() - self._start >= self.seconds
+        if self.shown or not is_due or not comm.is_main_process():
+            return
+        self.shown = True
+        trainer.checkpointer.save(f"model_{trainer.iter:07d}", iteration=trainer.iter)
+        trainer.model.eval()
+        with torch.no_grad():
+            self.show(trainer.model, trainer.iter + 1)
+        trainer.model.train()
+
+    def state_dict(self) -> dict[str, Any]:
+        return {"shown": self.shown}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        self.shown = state["shown"]
 
 
 class ProgressBar(HookBase):

@@ -81,3 +81,10 @@ def test_a_finished_drawing_is_kept(tmp_path: Path) -> None:
 
 def test_both_splits_are_registered() -> None:
     assert {"shapes_train", "shapes_val"} <= set(DatasetCatalog.list())
+
+
+def test_what_is_drawn_is_that_of_its_version() -> None:
+    # Whoever changes it has to raise the version, for datasets that were drawn are kept.
+    masks = [mask for index in range(20) for mask in shapes.draw_image(2, index)[2]]
+    corners = [np.argwhere(mask)[[0, -1]] for mask in masks]
+    assert (shapes.VERSION, len(masks), int(np.sum(corners))) == (1, 169, 88642)

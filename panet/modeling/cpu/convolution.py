@@ -107,6 +107,9 @@ def _is_for_winograd(x: Tensor, weight: Tensor, stride: Any, padding: Any) -> bo
     """
     outputs, channels, *kernel = weight.shape
     images, _, height, width = x.shape
+    pixels = height * width  # of an image, as only small ones are computed together
+    if max(height, width) <= winograd.PATCH:
+        pixels *= images
     return (
         has_avx2_only()
         and x.dtype == weight.dtype == torch.float32
@@ -114,7 +117,7 @@ def _is_for_winograd(x: Tensor, weight: Tensor, stride: Any, padding: Any) -> bo
         and (kernel, stride, padding) == ([3, 3], (1, 1), (1, 1))
         and min(channels, outputs) >= _WINOGRAD_CHANNELS
         and min(height, width) >= 2
-        and images * height * width >= _WINOGRAD_PIXELS
+        and pixels >= _WINOGRAD_PIXELS
     )
 
 

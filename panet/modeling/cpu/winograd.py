@@ -18,10 +18,12 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+PATCH = 16
+"""Larger maps are cut into patches of at most so many pixels a side; smaller ones are computed
+several at a time."""
+
 _POINTS = (0.0, 1.0, -1.0, 2.0, -2.0)  # and infinity
 _TILE = 4
-# Larger maps are cut into patches of at most so many pixels a side.
-_PATCH = 16
 # Of the evaluated rows of as many maps as are computed at a time.
 _CACHE_BYTES = 8 * 2**20
 
@@ -57,7 +59,7 @@ def convolve(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
     output = torch.empty(
         (images, len(weight), height, width), dtype=x.dtype, memory_format=torch.channels_last
     )
-    convolve_all = _convolve_maps if max(height, width) <= _PATCH else _convolve_patches
+    convolve_all = _convolve_maps if max(height, width) <= PATCH else _convolve_patches
     convolve_all(x.permute(0, 2, 3, 1), _evaluate_weight(weight), output.permute(0, 2, 3, 1))
     if bias is not None:
         output += bias[:, None, None]
@@ -111,7 +113,7 @@ def _convolve_patches(x: Tensor, weight: Tensor, output: Tensor) -> None:
 
 def _patch_side(length: int) -> int:
     """The number of pixels of a patch, in whole tiles, that adds the least to ``length``."""
-    return min(range(_PATCH, _PATCH // 2 - 1, -_TILE), key=lambda side: -length % side)
+    return min(range(PATCH, PATCH // 2 - 1, -_TILE), key=lambda side: -length % side)
 
 
 class _Filter:

@@ -46,6 +46,9 @@ def tiny_cfg(tiny_dataset: str, tmp_path: Path) -> CfgNode:
     """The quick configuration, smaller, on the tiny dataset."""
     config_file = CONFIGS / "quick" / "panet_R18_shapes.yaml"
     cfg = load_config(str(config_file), ["MODEL.DEVICE", "cpu"])
+    cfg.MODEL.ADAPTIVE_POOLING.RECOMPUTE = True
+    cfg.SOLVER.AMP.ENABLED, cfg.SOLVER.AMP.DTYPE = False, "float16"
+    cfg.SOLVER.BASE_LR = 0.0006
     cfg.MODEL.FPN.OUT_CHANNELS = 32
     cfg.MODEL.ROI_BOX_HEAD.FC_DIM = 32
     cfg.MODEL.ROI_BOX_HEAD.CONV_DIM = 32

@@ -30,11 +30,14 @@ def read(dataset: str, output_dir: Path, overrides: Sequence[str] = ()) -> DictC
     cfg = load_lazy_config(str(QUICK), ["train.device=cpu", *overrides])
     cfg.train.output_dir = str(output_dir)
     cfg.train.max_iter = 4
+    cfg.train.amp = {"enabled": False, "dtype": "float16"}
+    cfg.optimizer.lr = 0.0006
     cfg.lr_multiplier.warmup_length = 0.0
     cfg.model.backbone.out_channels = cfg.model.proposal_generator.head.in_channels = 32
     cfg.model.proposal_generator.post_nms_topk = (50, 20)
     heads = cfg.model.roi_heads
     heads.batch_size_per_image = 16
+    heads.box_head.recompute = heads.mask_head.recompute = True
     heads.box_head.fc_dims = [32, 32]
     heads.box_predictor.input_shape.channels = 32
     heads.box_head.input_shape.channels = heads.mask_head.input_shape.channels = 32

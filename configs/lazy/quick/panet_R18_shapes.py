@@ -24,11 +24,11 @@ model.proposal_generator.update(
 )
 
 model.roi_heads.update(num_classes=4, batch_size_per_image=64, positive_fraction=0.5)
-model.roi_heads.box_head.update(conv_dims=[], fc_dims=[256, 256])
+model.roi_heads.box_head.update(conv_dims=[], fc_dims=[256, 256], recompute=False)
 model.roi_heads.box_head.input_shape.channels = 64
 model.roi_heads.box_predictor.input_shape.channels = 256
 model.roi_heads.box_predictor.test_topk_per_image = 50
-model.roi_heads.mask_head.conv_dims = [64, 64, 64, 64, 64]
+model.roi_heads.mask_head.update(conv_dims=[64, 64, 64, 64, 64], recompute=False)
 model.roi_heads.mask_head.input_shape.channels = 64
 
 dataloader.train.dataset.names = "shapes_train"
@@ -40,15 +40,16 @@ dataloader.test.mapper.augmentations[0].short_edge_length = 256
 dataloader.test.num_workers = 0
 
 optimizer = model_zoo.get_config("common/optim.py").AdamW
-optimizer.update(lr=0.0006, weight_decay=0.05, fused=True)
+optimizer.update(lr=0.0025, weight_decay=0.05, fused=True)
 lr_multiplier = L(WarmupParamScheduler)(
     scheduler=L(CosineParamScheduler)(start_value=1.0, end_value=0.0),
-    warmup_length=50 / 510,
+    warmup_length=50 / 540,
     warmup_method="linear",
     warmup_factor=0.001,
 )
 
-train.max_iter = 510
+train.max_iter = 540
+train.amp = {"enabled": True, "dtype": "bfloat16"}
 train.checkpointer.period = 200
 train.eval_optimize = {"enabled": True}
 train.seed = 1

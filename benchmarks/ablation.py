@@ -24,6 +24,7 @@ from experiment import Experiment
 from filelock import FileLock
 from tqdm import tqdm
 
+from panet.cpu import has_fast_bfloat16
 from panet.device import keep_freed_memory
 from panet.errors import InputError, add_debug_argument, exit_on_input_error
 from panet.model_zoo import find_config_file
@@ -103,9 +104,12 @@ def read_experiment(args: argparse.Namespace) -> Experiment:
     """What the command line asks for.
 
     Raises:
-        InputError: if there is no such configuration, it cannot be compared, or a key that is
-            given has no effect.
+        InputError: if there is no such configuration, it cannot be compared, a key that is given
+            has no effect, or the CPU cannot compute in ``--dtype``.
     """
+    on_cpu = torch.device(args.device).type == "cpu"
+    if args.dtype == "bfloat16" and on_cpu and not has_fast_bfloat16():
+        raise InputError("--dtype is bfloat16, for which this CPU has no instructions.")
     check_keys(args.opts[::2])
     overrides = ["TEST.NUM_PICTURES", "0", *args.opts, "MODEL.DEVICE", args.device]
     overrides += ["SOLVER.AMP.ENABLED", str(args.dtype == "bfloat16")]

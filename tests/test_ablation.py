@@ -9,6 +9,7 @@ from itertools import islice
 from pathlib import Path
 from typing import Any
 
+import needs
 import pytest
 import torch
 from conftest import CONFIGS
@@ -28,6 +29,7 @@ from experiment import Experiment  # noqa: E402
 from initial_weights import build_initial_model  # noqa: E402
 from multiply_adds import count_multiply_adds  # noqa: E402
 
+from panet.cpu import has_fast_bfloat16  # noqa: E402
 from panet.data.loader import build_train_loader  # noqa: E402
 from panet.data.mapper import InstanceMapMapper  # noqa: E402
 from panet.engine import PANetTrainer  # noqa: E402
@@ -338,7 +340,10 @@ def test_a_stopped_run_goes_on_and_a_finished_one_stays(
     assert contents(stopped) == before
 
     capsys.readouterr()
-    for change in (["--iterations", 7], ["--dtype", "bfloat16"]):
+    changes: list[list[Any]] = [["--iterations", 7]]
+    if has_fast_bfloat16():
+        changes.append(["--dtype", "bfloat16"])
+    for change in changes:
         assert run(*common, "--rows", "bottom-up", *change, "--output-dir", stopped) == 2
         error = capsys.readouterr().err
         key = "SOLVER.MAX_ITER" if "--iterations" in change else "SOLVER.AMP.ENABLED"
@@ -379,6 +384,7 @@ def test_processes_write_the_comparison_in_turn(
     assert written == [1, 2]
 
 
+@needs.BFLOAT16
 def test_bfloat16_and_what_is_left_of_a_run(config_file: Path, tmp_path: Path) -> None:
     output = tmp_path / "ablation"
     arguments = ["--config-file", config_file, "--output-dir", output, "--rows", "pooling-shared"]

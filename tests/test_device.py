@@ -1,9 +1,12 @@
-"""What the C library's allocator is told, seen from the outside."""
+"""What the machine offers: the C library's allocator, and precisions."""
 
 import subprocess
 import sys
 
 import pytest
+import torch
+
+from panet import device
 
 PROGRAM = """
 import resource, statistics, torch
@@ -29,3 +32,20 @@ def test_freed_memory_is_used_again() -> None:
     ).stdout
     by_default, kept = map(float, output.split())
     assert kept < by_default / 10
+
+
+def test_bfloat16_becomes_single_precision_where_the_cpu_has_none(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    def usable(dtype: torch.dtype, kind: str = "cpu") -> torch.dtype:
+        return device.usable_precision("SOLVER.AMP.DTYPE", dtype, torch.device(kind))
+
+    monkeypatch.setattr(device, "has_fast_bfloat16", lambda: False)
+    assert usable(torch.float32) == torch.float32
+    assert usable(torch.bfloat16, "cuda") == torch.bfloat16
+    assert not caplog.records
+    assert usable(torch.bfloat16) == torch.float32
+    assert [record.levelname for record in caplog.records] == ["WARNING"]
+    assert "SOLVER.AMP.DTYPE bfloat16 becomes float32" in caplog.text
+    monkeypatch.setattr(device, "has_fast_bfloat16", lambda: True)
+    assert usable(torch.bfloat16) == torch.bfloat16

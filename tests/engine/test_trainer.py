@@ -12,6 +12,7 @@ from detectron2.config import CfgNode
 from detectron2.data import DatasetMapper, build_detection_train_loader
 from detectron2.data.transforms import ResizeShortestEdge
 
+from panet import device
 from panet.data.loader import build_train_loader
 from panet.engine import PANetTrainer
 from panet.inference import RCNNEnsemble
@@ -158,6 +159,18 @@ def test_mixed_precision_on_the_cpu(tiny_cfg: CfgNode, dtype: str) -> None:
     _, losses = trained(cfg, loss="loss_rpn_cls")
     assert losses != exact
     assert losses[0] == pytest.approx(exact[0], rel=0.01)
+
+
+@pytest.mark.parametrize("dtype", ["bfloat16", "float16"])
+def test_mixed_precision_on_a_cpu_without_instructions_for_it(
+    tiny_cfg: CfgNode, dtype: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(device, "has_fast_bfloat16", lambda: False)
+    cfg = without_evaluation(tiny_cfg)
+    _, exact = trained(cfg)
+    cfg.SOLVER.AMP.ENABLED, cfg.SOLVER.AMP.DTYPE = True, dtype
+    _, losses = trained(cfg)
+    assert losses == exact
 
 
 def test_unknown_optimizer_and_precision_are_refused(tiny_cfg: CfgNode) -> None:

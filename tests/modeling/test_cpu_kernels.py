@@ -105,6 +105,7 @@ def test_convolutions_train_as_before(
     monkeypatch.setattr(weight_gradient, "has_avx512", lambda: not older)
     for limit in ("_LARGE_WITH_AVX2", "_LARGE_WITH_AVX512"):
         monkeypatch.setattr(weight_gradient, limit, 0)
+    monkeypatch.setattr(convolution, "_GRADIENT_CHANNELS", 4)
     monkeypatch.setattr(convolution, "_WINOGRAD_CHANNELS", 4)
     monkeypatch.setattr(convolution, "_WINOGRAD_PIXELS", 1)
     module = nn.Sequential(
@@ -135,6 +136,7 @@ def test_convolutions_train_as_before(
 
 def test_under_autocast_convolutions_round_as_before(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(convolution, "is_slow", lambda x: True)
+    monkeypatch.setattr(convolution, "_GRADIENT_CHANNELS", 8)
     x = channels_last(1, 8, 12, 12)
     conv = Conv2d(8, 8, 3, padding=1).to(memory_format=torch.channels_last)
     with torch.autocast("cpu", torch.bfloat16):

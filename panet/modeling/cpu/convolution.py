@@ -14,6 +14,8 @@ from . import winograd
 from .weight_gradient import is_slow, weight_gradient
 
 _WINOGRAD_CHANNELS, _WINOGRAD_PIXELS = 128, 3000
+# Of the input. With fewer, as an image has, the gradient by the weight is no large product.
+_GRADIENT_CHANNELS = 32
 
 
 def is_improved(x: Tensor, conv: nn.Conv2d) -> bool:
@@ -35,7 +37,12 @@ def is_improved(x: Tensor, conv: nn.Conv2d) -> bool:
         and not torch.compiler.is_compiling()
         and (
             _is_for_winograd(x, conv.weight, conv.stride, conv.padding)
-            or (torch.is_grad_enabled() and conv.weight.requires_grad and is_slow(x))
+            or (
+                torch.is_grad_enabled()
+                and conv.weight.requires_grad
+                and conv.in_channels >= _GRADIENT_CHANNELS
+                and is_slow(x)
+            )
         )
     )
 

@@ -71,10 +71,11 @@ def optimize_for_inference(
     check_choice(key, name, _DTYPES)
     if isinstance(model, DistributedDataParallel):
         model = model.module
-    device = next(model.parameters()).device
-    if dtype == torch.float16 and device.type != "cuda":
-        raise ValueError("dtype float16 needs CUDA; on the CPU use bfloat16.")
-    dtype = usable_precision(key, dtype, device)
+    if dtype != torch.float32:
+        device = next(model.parameters()).device
+        if dtype == torch.float16 and device.type != "cuda":
+            raise ValueError("dtype float16 needs CUDA; on the CPU use bfloat16.")
+        dtype = usable_precision(key, dtype, device)
     model = _copy_sharing_tensors(model).eval()
     timm_layers = _timm_layers(model)
     for module in model.modules():

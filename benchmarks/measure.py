@@ -22,17 +22,10 @@ from tabulate import tabulate
 from tqdm import tqdm
 
 import panet.cpu
-from panet.cpu import has_fast_bfloat16
+from panet.cpu import AVX2_ONLY, has_fast_bfloat16
 
 # Runs the model once; with a clock, on which its stages run along.
 Run = Callable[[StageClock | None], None]
-
-OLDER_CPU = {
-    "ATEN_CPU_CAPABILITY": "avx2",
-    "ONEDNN_MAX_CPU_ISA": "AVX2",
-    "MKL_ENABLE_INSTRUCTIONS": "AVX2",
-}
-"""The environment in which PyTorch does without what is newer than AVX2."""
 
 _RUNS_FOR_PEAK_MEMORY = 2
 
@@ -60,8 +53,8 @@ def parse_arguments(description: str | None) -> argparse.Namespace:
 
 def reexecute(isa: str | None) -> None:
     """Start the program anew if it is to imitate an older CPU: PyTorch asks when it is loaded."""
-    if isa == "avx2" and OLDER_CPU.items() - os.environ.items():
-        os.execve(sys.executable, [sys.executable, *sys.argv], {**os.environ, **OLDER_CPU})
+    if isa == "avx2" and AVX2_ONLY.items() - os.environ.items():
+        os.execve(sys.executable, [sys.executable, *sys.argv], {**os.environ, **AVX2_ONLY})
 
 
 def without_hopeless_rows(names: Sequence[str], device: torch.device) -> list[str]:

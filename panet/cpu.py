@@ -1,13 +1,17 @@
-"""What the CPU can do, as PyTorch's kernels see it.
-
-``ATEN_CPU_CAPABILITY=avx2 ONEDNN_MAX_CPU_ISA=AVX2 MKL_ENABLE_INSTRUCTIONS=AVX2`` imitates an older
-CPU on a newer one.
-"""
+"""What the CPU can do, as PyTorch's kernels see it."""
 
 import torch
 
 HAS_ONEDNN: bool = torch.backends.mkldnn.is_available()
 """Whether PyTorch was built with oneDNN, which it calls MKL-DNN."""
+
+
+AVX2_ONLY = {
+    "ATEN_CPU_CAPABILITY": "avx2",
+    "ONEDNN_MAX_CPU_ISA": "AVX2",
+    "MKL_ENABLE_INSTRUCTIONS": "AVX2",
+}
+"""The environment in which a newer CPU imitates one that has nothing newer than AVX2."""
 
 
 def has_avx512() -> bool:
@@ -21,7 +25,7 @@ def has_avx2_only() -> bool:
 
 
 def has_fast_bfloat16() -> bool:
-    """Whether oneDNN has kernels for bfloat16 here; its reference loops are 1,000 times as slow."""
+    """Whether oneDNN has kernels for bfloat16 here, and not loops for reference alone."""
     return HAS_ONEDNN and bool(torch.ops.mkldnn._is_mkldnn_bf16_supported())
 
 

@@ -44,9 +44,7 @@ def usable_precision(key: str, dtype: torch.dtype, device: torch.device) -> torc
         return dtype
     if comm.is_main_process():
         logger.warning(
-            "This CPU has no instructions for bfloat16, which would take 1,000 times as long: "
-            "%s bfloat16 becomes float32.",
-            key,
+            "This CPU has no instructions for bfloat16: %s bfloat16 becomes float32.", key
         )
     return torch.float32
 

@@ -1,6 +1,6 @@
 """The box branch: fully-connected or heavier head on features pooled from all levels."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from itertools import pairwise
 from typing import Any
 
@@ -98,10 +98,11 @@ class PANetBoxHead(FastRCNNConvFCHead):
         """
         # At inference on a CPU a part of the RoIs at a time: their features then take little new
         # memory, which the system would have to clear.
-        parts = [x]
-        if self.conv_norm_relus and isinstance(x, PooledLevels) and x.rois.is_cpu:
-            parts = [x] if torch.is_grad_enabled() else [*x.split(_ROIS_AT_A_TIME)]
-        return torch.cat([super(PANetBoxHead, self).forward(part) for part in parts])
+        forward: Callable[[Sequence[Tensor]], Tensor] = super().forward
+        in_parts = self.conv_norm_relus and not torch.is_grad_enabled()
+        if not in_parts or not isinstance(x, PooledLevels) or x.rois.is_cuda:
+            return forward(x)
+        return torch.cat([forward(part) for part in x.split(_ROIS_AT_A_TIME)])
 
     @classmethod
     def from_config(cls, cfg: CfgNode, input_shape: ShapeSpec) -> dict[str, Any]:

@@ -14,15 +14,10 @@ from detectron2.modeling.backbone.resnet import BasicBlock, BottleneckBlock, Res
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from panet.cpu import AVX2_ONLY
 from panet.modeling.convolutions import FastConv2d, speed_up_convolutions
 from panet.modeling.cpu import convolution, fused, weight_gradient, winograd
 from panet.modeling.cpu.linear import linear
-
-OLDER_CPU = {
-    "ATEN_CPU_CAPABILITY": "avx2",
-    "ONEDNN_MAX_CPU_ISA": "AVX2",
-    "MKL_ENABLE_INSTRUCTIONS": "AVX2",
-}
 
 
 def channels_last(*shape: int) -> Tensor:
@@ -46,6 +41,7 @@ def test_linear(rois: int, features: tuple[int, int]) -> None:
         for dtype in (torch.float32, torch.float64)
     )
     output, expected = linear(*ours), F.linear(*exact)
+    assert ("_Linear" in type(output.grad_fn).__name__) == (rois > 0)
     assert_close(output, expected)
     upstream = torch.randn(rois, outputs)
     for found, reference in zip(
@@ -121,9 +117,13 @@ def test_convolutions_train_as_before(
     speed_up_convolutions(module)
     assert [type(m) for m in module] == [FastConv2d] * 2
     x.requires_grad_()
-    with mock.patch.object(convolution, "_convolve", wraps=convolution._convolve) as convolve:
+    with (
+        mock.patch.object(convolution, "_convolve", wraps=convolution._convolve) as convolve,
+        mock.patch.object(winograd, "convolve", wraps=winograd.convolve) as by_winograd,
+    ):
         output = module(x)
     assert convolve.call_count == 2
+    assert by_winograd.call_count == (2 if older and stride == 1 else 0)
     assert_close(output, expected)
     upstream = torch.randn(output.shape)
     for found, reference in zip(
@@ -142,7 +142,9 @@ def test_under_autocast_convolutions_round_as_before(monkeypatch: pytest.MonkeyP
     with torch.autocast("cpu", torch.bfloat16):
         expected = conv(x)
         speed_up_convolutions(conv)
-        output = conv(x)
+        with mock.patch.object(convolution, "_convolve", wraps=convolution._convolve) as convolve:
+            output = conv(x)
+    convolve.assert_called_once()
     assert output.dtype == torch.bfloat16
     assert torch.equal(output, expected)
     assert conv.weight.grad is None
@@ -195,7 +197,7 @@ def test_on_an_older_cpu() -> None:
     root = Path(__file__).parents[2]
     files = [Path(__file__), root / "tests" / "test_deployment.py"]
     command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", *map(str, files)]
-    environment = {**os.environ, **OLDER_CPU, "IMITATED": "1"}
+    environment = {**os.environ, **AVX2_ONLY, "IMITATED": "1"}
     run = subprocess.run(command, cwd=root, env=environment, capture_output=True, text=True)
     assert run.returncode == 0, run.stdout[-4000:]
     assert " passed" in run.stdout

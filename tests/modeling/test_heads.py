@@ -6,10 +6,12 @@ from functools import reduce
 import pytest
 import torch
 from detectron2.layers import ShapeSpec
+from detectron2.structures import Boxes
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from panet.modeling import FusedFirstLayer, PANetBoxHead, PANetMaskHead
+import panet.modeling.box_head
+from panet.modeling import AllLevelPooler, FusedFirstLayer, PANetBoxHead, PANetMaskHead
 from panet.modeling.fully_connected import FullyConnected
 
 LEVELS, ROIS, CHANNELS = 4, 3, 32
@@ -97,6 +99,28 @@ def test_fusing_before_the_first_layer(heavier: bool, fusion: str) -> None:
     single.load_state_dict(head.state_dict())
     x = torch.randn(LEVELS, ROIS, CHANNELS, 7, 7)
     torch.testing.assert_close(head(x), single(reduce(FUSIONS[fusion], x)[None]))
+
+
+@pytest.mark.parametrize(("rois", "parts"), [(0, 1), (1, 1), (5, 3), (6, 3)])
+def test_without_gradients_a_part_of_the_rois_at_a_time(
+    rois: int, parts: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(panet.modeling.box_head, "_ROIS_AT_A_TIME", 2)
+    head = box_head(heavier=True, conv_norm="GN")
+    randomize(head)
+    pooler = AllLevelPooler(7, [1 / 4, 1 / 8, 1 / 16, 1 / 32], sampling_ratio=2)
+    maps = [torch.randn(2, CHANNELS, 64 >> level, 64 >> level) for level in range(LEVELS)]
+    corners = 200 * torch.rand(rois, 2)
+    boxes = Boxes(torch.cat([corners, corners + 50], dim=1))
+    levels = pooler(maps, [boxes[: rois // 2], boxes[rois // 2 :]])
+    sizes: list[int] = []
+    head.fc1.register_forward_hook(lambda _layer, inputs, _output: sizes.append(len(inputs[0])))
+    expected = head(levels)
+    with torch.no_grad():
+        output = head(levels)
+    assert len(sizes) == 1 + parts
+    assert sum(sizes[1:]) == sizes[0] == rois
+    torch.testing.assert_close(output, expected)
 
 
 def test_the_levels_have_separate_weights_and_all_learn() -> None:

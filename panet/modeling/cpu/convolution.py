@@ -11,7 +11,7 @@ from torch.nn.grad import conv2d_input
 from panet.cpu import has_avx2_only
 
 from . import winograd
-from .weight_gradient import is_slow, weight_gradient
+from .weight_gradient import Pair, is_slow, weight_gradient
 
 _WINOGRAD_CHANNELS, _WINOGRAD_PIXELS = 128, 3000
 # Of the input. With fewer, as an image has, the gradient by the weight is no large product.
@@ -47,13 +47,7 @@ def is_improved(x: Tensor, conv: nn.Conv2d) -> bool:
     )
 
 
-def conv2d(
-    x: Tensor,
-    weight: Tensor,
-    bias: Tensor | None,
-    stride: tuple[int, int],
-    padding: tuple[int, int],
-) -> Tensor:
+def conv2d(x: Tensor, weight: Tensor, bias: Tensor | None, stride: Pair, padding: Pair) -> Tensor:
     """:func:`torch.nn.functional.conv2d` for what :func:`is_improved` is true of.
 
     Args:
@@ -83,8 +77,8 @@ class _Conv2d(torch.autograd.Function):
         x: Tensor,
         weight: Tensor,
         bias: Tensor | None,
-        stride: tuple[int, int],
-        padding: tuple[int, int],
+        stride: Pair,
+        padding: Pair,
     ) -> Tensor:
         ctx.save_for_backward(x, weight)
         ctx.stride, ctx.padding = stride, padding
@@ -129,11 +123,7 @@ def _is_for_winograd(x: Tensor, weight: Tensor, stride: Any, padding: Any) -> bo
 
 
 def _convolve(
-    x: Tensor,
-    weight: Tensor,
-    bias: Tensor | None,
-    stride: tuple[int, int],
-    padding: tuple[int, int],
+    x: Tensor, weight: Tensor, bias: Tensor | None, stride: Pair, padding: Pair
 ) -> Tensor:
     if _is_for_winograd(x, weight, stride, padding):
         return winograd.convolve(x, weight, bias)
@@ -141,11 +131,7 @@ def _convolve(
 
 
 def _input_gradient(
-    x: Tensor,
-    weight: Tensor,
-    gradient: Tensor,
-    stride: tuple[int, int],
-    padding: tuple[int, int],
+    x: Tensor, weight: Tensor, gradient: Tensor, stride: Pair, padding: Pair
 ) -> Tensor:
     flipped = weight.flip(2, 3).transpose(0, 1)
     if _is_for_winograd(gradient, flipped, stride, padding):

@@ -18,15 +18,15 @@ from panet.cpu import HAS_ONEDNN
 from .convolution import is_improved
 
 
-def can_fuse(conv: nn.Conv2d, x: Tensor) -> bool:
+def can_fuse(conv: Conv2d, x: Tensor) -> bool:
     """Whether oneDNN's fused operations compute what ``conv`` does of ``x``, (N, C, H, W)."""
     return (
         x.is_cpu
         and x.dtype == conv.weight.dtype
         and x.dtype in (torch.float32, torch.bfloat16)
         and x.numel() > 0
-        and getattr(conv, "norm", None) is None
-        and getattr(conv, "activation", None) is None
+        and conv.norm is None
+        and conv.activation is None
         and x.is_contiguous(memory_format=torch.channels_last)
         and not torch.is_grad_enabled()
         and not torch.is_autocast_enabled("cpu")
@@ -75,7 +75,7 @@ class FusedResidualBlock(CNNBlockBase):
         Args:
             x: (N, C, H, W).
         """
-        *first, last = (self.get_submodule(name) for name in self._convs)
+        *first, last = (getattr(self, name) for name in self._convs)
         output = x
         for conv in first:
             output = _relu_of(conv, output)
@@ -101,39 +101,20 @@ def _has_no_norms(block: nn.Module) -> bool:
     return all(conv.norm is None for conv in block.modules() if isinstance(conv, Conv2d))
 
 
-def _relu_of(conv: nn.Module, x: Tensor) -> Tensor:
-    if not isinstance(conv, Conv2d) or not can_fuse(conv, x) or is_improved(x, conv):
+def _relu_of(conv: Conv2d, x: Tensor) -> Tensor:
+    if not can_fuse(conv, x) or is_improved(x, conv):
         return F.relu_(conv(x))
-    output: Tensor = torch.ops.mkldnn._convolution_pointwise(
-        x,
-        conv.weight,
-        conv.bias,
-        conv.padding,
-        conv.stride,
-        conv.dilation,
-        conv.groups,
-        "relu",
-        [],
-        "",
-    )
+    output: Tensor = torch.ops.mkldnn._convolution_pointwise(x, *_arguments(conv), "relu", [], "")
     return output
 
 
-def _add_(total: Tensor, conv: nn.Conv2d, x: Tensor, activation: str | None) -> Tensor:
+def _add_(total: Tensor, conv: Conv2d, x: Tensor, activation: str | None) -> Tensor:
     """``activation(total + conv(x))``, computed in the memory of ``total``."""
     output: Tensor = torch.ops.mkldnn._convolution_pointwise_.binary(
-        total,
-        x,
-        conv.weight,
-        conv.bias,
-        conv.padding,
-        conv.stride,
-        conv.dilation,
-        conv.groups,
-        "add",
-        1.0,
-        activation,
-        [],
-        "",
+        total, x, *_arguments(conv), "add", 1.0, activation, [], ""
     )
     return output
+
+
+def _arguments(conv: Conv2d) -> tuple[Any, ...]:
+    return conv.weight, conv.bias, conv.padding, conv.stride, conv.dilation, conv.groups

@@ -13,6 +13,9 @@ from torch.nn.grad import conv2d_weight
 
 from panet.cpu import has_avx2_only, has_avx512
 
+Pair = tuple[int, int]
+"""Down and to the right, as a stride or a padding."""
+
 _MEGABYTE = 2**20
 # As much of the input as stays in the cache beside the gradient of the output.
 _STRIP_BYTES = 4 * _MEGABYTE
@@ -29,11 +32,7 @@ def is_slow(x: Tensor) -> bool:
 
 
 def weight_gradient(
-    x: Tensor,
-    weight: Tensor,
-    gradient: Tensor,
-    stride: tuple[int, int],
-    padding: tuple[int, int],
+    x: Tensor, weight: Tensor, gradient: Tensor, stride: Pair, padding: Pair
 ) -> Tensor:
     """The gradient by the weight of ``conv2d(x, weight, None, stride, padding)``.
 
@@ -56,13 +55,7 @@ def weight_gradient(
     return compute(x, weight, gradient, stride, padding)
 
 
-def _by_strips(
-    x: Tensor,
-    weight: Tensor,
-    gradient: Tensor,
-    stride: tuple[int, int],
-    padding: tuple[int, int],
-) -> Tensor:
+def _by_strips(x: Tensor, weight: Tensor, gradient: Tensor, stride: Pair, padding: Pair) -> Tensor:
     """The gradient by the weight, summed over strips of the map that fit into the cache."""
     total = torch.zeros_like(weight, dtype=torch.float32)
     height, rows_out = x.shape[2], gradient.shape[2]
@@ -89,11 +82,7 @@ def _by_strips(
 
 
 def _by_products(
-    x: Tensor,
-    weight: Tensor,
-    gradient: Tensor,
-    stride: tuple[int, int],
-    padding: tuple[int, int],
+    x: Tensor, weight: Tensor, gradient: Tensor, stride: Pair, padding: Pair
 ) -> Tensor:
     """The gradient by the weight, a matrix product over all pixels for each tap of the kernel."""
     images, channels = x.shape[:2]

@@ -35,13 +35,11 @@ class _Axis(NamedTuple):
         evaluate: (P, inputs), from pixels to values at points, those of a point one after another.
         interpolate: (outputs, P), from products at points to pixels.
         points: of each of the P rows, the index of its point.
-        runs: for each point its index, its first row and the one after its last.
     """
 
     evaluate: Tensor
     interpolate: Tensor
     points: tuple[int, ...]
-    runs: tuple[tuple[int, int, int], ...]
 
 
 def convolve(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
@@ -119,7 +117,7 @@ def _patch_side(length: int) -> int:
 class _Filter:
     """Filters maps that lie as (H, W, N, C), always in the same memory.
 
-    New memory, cleared by the system page by page, would take a third of the time.
+    New memory would be cleared by the system page by page.
     """
 
     def __init__(self, weight: Tensor, down: _Axis, right: _Axis, maps: int) -> None:
@@ -130,6 +128,9 @@ class _Filter:
             maps: N at most.
         """
         self.weight, self.down, self.right = weight, down, right
+        # Of each point its index, its first row and the one after its last.
+        first = right.points.index
+        self.runs = [(p, first(p), first(p) + right.points.count(p)) for p in set(right.points)]
         outputs, channels = weight.shape[2:]
         height, width = down.evaluate.shape[1], right.evaluate.shape[1]
         rows, columns = len(down.points), len(right.points)
@@ -164,7 +165,7 @@ class _Filter:
         products = self._take("products", len(right.points), maps * outputs)
         for row, point_down, result in zip(rows, down.points, filtered):
             torch.mm(right.evaluate, row, out=values)
-            for point, first, last in right.runs:
+            for point, first, last in self.runs:
                 torch.mm(
                     values[first:last].view(-1, channels),
                     self.weight[point_down, point].t(),
@@ -206,11 +207,7 @@ def _plan(outputs: int, with_neighbours: bool) -> _Axis:
     interpolate = torch.stack([after for _, _, after in rows], dim=1)
     if not with_neighbours:
         evaluate = evaluate[:, 1:-1]
-    runs = tuple(
-        (point, points.index(point), points.index(point) + points.count(point))
-        for point in sorted(set(points))
-    )
-    return _Axis(evaluate.float().contiguous(), interpolate.float().contiguous(), points, runs)
+    return _Axis(evaluate.float().contiguous(), interpolate.float().contiguous(), points)
 
 
 def _tile(size: int) -> _Axis:
@@ -228,4 +225,4 @@ def _tile(size: int) -> _Axis:
     interpolate = powers[:, :size].clone()
     interpolate[-1] = torch.eye(size, dtype=torch.float64)[-1]
     points = (*range(count - 1), len(_POINTS))
-    return _Axis(torch.linalg.inv(powers).t(), interpolate.t(), points, ())
+    return _Axis(torch.linalg.inv(powers).t(), interpolate.t(), points)

@@ -1,8 +1,8 @@
 """The gradient of a convolution by its weight, over feature maps larger than the cache.
 
 oneDNN's kernels go through the whole map once for each block of channels, and a map that does not
-fit into the cache comes from memory every time: on 256 channels of 200 x 272 pixels they do a half
-of the multiply-adds a second that the forward pass does with AVX-512, a sixth with AVX2, and with
+fit into the cache comes from memory every time: on 256 channels of 200 x 272 pixels they do 0.6 of
+the multiply-adds a second that the forward pass does with AVX-512, a seventh with AVX2, and with
 stride 2 a sixth and an eighth.
 """
 

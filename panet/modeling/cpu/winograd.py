@@ -4,7 +4,7 @@ Four outputs of a row need six products instead of twelve, and a tile of 4 x 4 o
 144: the input and the weight are evaluated, as polynomials, at five points and infinity, multiplied
 there, and the result is interpolated (Lavin and Gray, "Fast Algorithms for Convolutional Neural
 Networks", CVPR 2016). Rounding adds up to about 1e-5 of the largest output in single precision,
-some five times as much as in a direct convolution.
+a few times as much as in a direct convolution.
 
 All of it is matrix products: maps lie as (H, W, N, C), so that the evaluation of a row or a column
 is one product for all channels of many maps, and so is the multiplication at a point.

@@ -89,11 +89,11 @@ class ResumableTrainer(DefaultTrainer, ABC):
         settings = self.settings
         model = self.build_model(cfg)
         optimizer = self.build_optimizer(cfg, model)
-        on_cpu = not next(model.parameters()).is_cuda
+        device = next(model.parameters()).device
         # device_ids are those of GPUs; None for a model on the CPU.
-        device_ids = {"device_ids": None} if on_cpu else {}
+        device_ids = {"device_ids": None} if device.type == "cpu" else {}
         model = create_ddp_model(model, **settings.ddp, **device_ids)
-        self._trainer = self._choose_step_runner(on_cpu)(model, None, optimizer)
+        self._trainer = self._choose_step_runner(device)(model, None, optimizer)
         self.scheduler = self.build_lr_scheduler(cfg, optimizer)
         self.checkpointer = self.build_checkpointer(cfg, model, trainer=weakref.proxy(self))
         self.max_iter = settings.max_iter
@@ -212,15 +212,14 @@ class ResumableTrainer(DefaultTrainer, ABC):
             logger.warning("The data loader cannot skip batches: it starts anew, not where it was.")
         return loader
 
-    def _choose_step_runner(self, on_cpu: bool) -> type[SimpleTrainer]:
+    def _choose_step_runner(self, device: torch.device) -> type[SimpleTrainer]:
         if not self.settings.amp_enabled:
             return SimpleTrainer
         key, dtype = self.amp_dtype_key, self.settings.amp_dtype
         check_choice(key, dtype, ("float16", "bfloat16"))
-        if dtype == "float16" and not on_cpu:
-            return AMPTrainer
         if dtype == "float16":
+            if device.type == "cuda":
+                return AMPTrainer
             logger.warning("float16 training needs CUDA: %s becomes bfloat16.", key)
-        device = torch.device("cpu" if on_cpu else "cuda")
         usable = usable_precision(key, torch.bfloat16, device)
         return BFloat16Trainer if usable == torch.bfloat16 else SimpleTrainer

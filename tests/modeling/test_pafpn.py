@@ -1,5 +1,7 @@
 """The pyramid against a re-statement of its definition, and under other detectors."""
 
+from unittest import mock
+
 import pytest
 import torch
 from detectron2.config import CfgNode
@@ -12,6 +14,7 @@ from torch.nn import functional as F
 
 from panet.modeling import PAFPN
 from panet.modeling.convolutions import FrozenNormConv2d
+from panet.modeling.cpu import fused
 
 STRIDES = {"res2": 4, "res3": 8, "res4": 16, "res5": 32}
 
@@ -60,6 +63,22 @@ def reference_path(pafpn: PAFPN, p: list[Tensor]) -> list[Tensor]:
         down = act(n[-1], pafpn.path_downsample[f"p{i}"], stride=2)
         n.append(act(down + p[i - 1], pafpn.path_output[f"p{i + 1}"], stride=1))
     return n
+
+
+@pytest.mark.parametrize("fuse_type", ["sum", "avg"])
+@pytest.mark.parametrize("norm", ["", "GN"])
+@pytest.mark.parametrize("grad", [False, True])
+def test_the_top_down_path_is_that_of_detectron2(fuse_type: str, norm: str, grad: bool) -> None:
+    pafpn = PAFPN(AveragePyramid(), list(STRIDES), 32, norm=norm, fuse_type=fuse_type)
+    pafpn.to(memory_format=torch.channels_last)
+    images = torch.randn(2, 3, 64, 96).contiguous(memory_format=torch.channels_last)
+    expected = FPN.forward(pafpn, images)
+    with torch.set_grad_enabled(grad), mock.patch.object(fused, "_add_", wraps=fused._add_) as add:
+        levels = pafpn.top_down(pafpn.bottom_up(images))
+    assert add.call_count == (0 if grad or norm else 3)  # laterals with another one above
+    assert list(levels) == list(expected) == ["p2", "p3", "p4", "p5"]
+    for name, level in levels.items():
+        torch.testing.assert_close(level, expected[name], rtol=1e-4, atol=1e-5)
 
 
 @pytest.mark.parametrize(("norm", "bias"), [("", False), ("GN", False), ("GN", True)])

@@ -6,6 +6,7 @@ import logging
 import torch
 from detectron2.config import CfgNode
 from detectron2.utils import comm
+from torch import Tensor
 
 from panet.cpu import has_fast_bfloat16
 from panet.errors import InputError
@@ -47,6 +48,33 @@ def usable_precision(key: str, dtype: torch.dtype, device: torch.device) -> torc
             "This CPU has no instructions for bfloat16: %s bfloat16 becomes float32.", key
         )
     return torch.float32
+
+
+class HostCopy:
+    """A tensor's values on the host, copied as soon as the device has computed them.
+
+    To make one does not wait for the device; to read it waits until the copy is there, and not for
+    what the device was given afterwards.
+    """
+
+    def __init__(self, tensor: Tensor) -> None:
+        """
+        Args:
+            tensor: may be overwritten from now on.
+        """
+        self._event: torch.cuda.Event | None = None
+        if not tensor.is_cuda:
+            self._copy = tensor.detach().clone()
+            return
+        self._copy = tensor.detach().to("cpu", non_blocking=True)
+        self._event = torch.cuda.Event()
+        self._event.record()
+
+    def read(self) -> Tensor:
+        """The copy, on the host."""
+        if self._event is not None:
+            self._event.synchronize()
+        return self._copy
 
 
 def replace_cuda_only_norms(cfg: CfgNode) -> None:

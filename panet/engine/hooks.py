@@ -15,6 +15,8 @@ from tqdm import tqdm
 
 from panet.data.loader import derive_seed
 
+logger = logging.getLogger(__name__)
+
 
 class SeedIteration(HookBase):
     """Makes the random numbers of an iteration a function of the seed and its number.
@@ -33,10 +35,18 @@ class SeedIteration(HookBase):
         seed_all_rng(derive_seed(self.seed, comm.get_rank(), self.trainer.iter))
 
     def state_dict(self) -> dict[str, Any]:
-        return {"seed": self.seed}
+        return {"seed": self.seed, "processes": comm.get_world_size()}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         self.seed = state["seed"]
+        before, now = state.get("processes"), comm.get_world_size()
+        if before is not None and before != now and comm.is_main_process():
+            logger.warning(
+                "The run had %d process(es) and resumes with %d: batches, augmentations and "
+                "sampled RoIs are not those of an uninterrupted run.",
+                before,
+                now,
+            )
 
 
 class EarlyLook(HookBase):

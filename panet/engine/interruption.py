@@ -11,6 +11,8 @@ import torch
 from detectron2.engine import HookBase
 from detectron2.utils import comm
 
+from panet.device import HostCopy
+
 logger = logging.getLogger(__name__)
 
 
@@ -18,7 +20,7 @@ class StopOnSignal(HookBase):
     """Finishes the iteration after SIGINT or SIGTERM, saves a checkpoint, and ends the training.
 
     It ends by ``KeyboardInterrupt`` or, after SIGTERM, ``SystemExit`` with status 143. In several
-    processes one that got the signal stops all. A second signal has its usual effect at once, and
+    processes one that got the signal stops all, an iteration later. A second signal has its usual effect at once, and
     so has the first one after the last iteration, when there is nothing to be lost. If it comes
     during the last iteration, detectron2 still evaluates before the training ends.
     """
@@ -26,6 +28,7 @@ class StopOnSignal(HookBase):
     def __init__(self) -> None:
         self._received = 0
         self._former: dict[int, Any] = {}
+        self._received_before: HostCopy | None = None
 
     def before_train(self) -> None:
         if self.trainer.start_iter >= self.trainer.max_iter:
@@ -59,7 +62,7 @@ class StopOnSignal(HookBase):
         is_last = iteration + 1 >= self.trainer.max_iter
         if is_last:
             self._restore_handlers()
-        number = self._received_anywhere()
+        number = self._received_anywhere(is_last)
         if number == 0:
             return
         if not is_last:
@@ -73,11 +76,17 @@ class StopOnSignal(HookBase):
             raise KeyboardInterrupt
         raise SystemExit(128 + number)
 
-    def _received_anywhere(self) -> int:
-        """The signal that a process got, 0 if none did; the same in all processes."""
+    def _received_anywhere(self, is_last: bool) -> int:
+        """The signal that a process got, 0 if none did; the same in all processes.
+
+        That of the iteration before, for GPUs are still busy with this one; after the last one
+        that of both.
+        """
         if comm.get_world_size() == 1:
             return self._received
         device = next(self.trainer.model.parameters()).device
-        received = torch.tensor(self._received, device=device)
+        received = torch.full((), self._received, device=device)
         torch.distributed.all_reduce(received, torch.distributed.ReduceOp.MAX)
-        return int(received)
+        before, self._received_before = self._received_before, HostCopy(received)
+        number = 0 if before is None else int(before.read())
+        return int(self._received_before.read()) if is_last and number == 0 else number

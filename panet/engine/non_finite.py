@@ -1,16 +1,18 @@
 """Keeping the names of the images whose loss is infinite or NaN."""
 
 import json
-import math
 from pathlib import Path
 from typing import Any
 
+import torch
 from detectron2.utils import comm
 from torch import Tensor, nn
 
+from panet.device import HostCopy
+
 
 class NonFiniteLosses:
-    """Watches a model in training, and writes down the first batch with a loss that is not finite.
+    """Watches a model in training, and writes down the last batch if a loss of it is not finite.
 
     Attributes:
         file: where this process writes it, as JSON with "losses" and "file_names".
@@ -23,16 +25,33 @@ class NonFiniteLosses:
             output_dir: folder of the run.
         """
         self.file = output_dir / f"non_finite_batch_{comm.get_rank()}.json"
-        model.register_forward_hook(self._check)
+        self._names: list[str] = []
+        self._losses: HostCopy | None = None
+        self._batch: list[dict[str, Any]] = []
+        model.register_forward_hook(self._keep)
 
-    def _check(self, module: nn.Module, inputs: tuple[Any, ...], output: Any) -> None:
+    def _keep(self, module: nn.Module, inputs: tuple[Any, ...], output: Any) -> None:
+        """Keep the losses without waiting for the device, which is to go on with their gradient."""
         if not module.training or not isinstance(output, dict):
             return
-        losses = {name: loss.item() for name, loss in output.items() if isinstance(loss, Tensor)}
-        if all(map(math.isfinite, losses.values())):
+        losses = {name: loss for name, loss in output.items() if isinstance(loss, Tensor)}
+        if not losses:
             return
-        names = [record.get("file_name") for record in inputs[0]]
-        # JSON has no NaN.
-        written = {name: str(loss) for name, loss in losses.items()}
+        self._names = list(losses)
+        self._losses = HostCopy(torch.stack([loss.detach().float() for loss in losses.values()]))
+        self._batch = inputs[0]
+
+    def check(self) -> None:
+        """Write the file if a loss of the last batch is not finite."""
+        if self._losses is None:
+            return
+        losses, self._losses = self._losses.read(), None
+        batch, self._batch = self._batch, []
+        if losses.isfinite().all():
+            return
+        written = {
+            "losses": dict(zip(self._names, map(str, losses.tolist()))),  # JSON has no NaN
+            "file_names": [record.get("file_name") for record in batch],
+        }
         self.file.parent.mkdir(parents=True, exist_ok=True)
-        self.file.write_text(json.dumps({"losses": written, "file_names": names}, indent=2) + "\n")
+        self.file.write_text(json.dumps(written, indent=2) + "\n")

@@ -196,6 +196,14 @@ class ResumableTrainer(DefaultTrainer, ABC):
             ) from error
         return getattr(self, "_last_eval_results", None)
 
+    def run_step(self) -> None:
+        """See ``DefaultTrainer``."""
+        try:
+            super().run_step()
+        finally:
+            # detectron2 has fetched the losses by now, so that this does not wait for the device.
+            self._non_finite.check()
+
     def _save_config(self) -> None:
         """Put the configuration beside the checkpoints unless ``default_setup`` has done so."""
         file = Path(self.settings.output_dir, "config.yaml")

@@ -27,6 +27,7 @@ CONFIGS = Path(__file__).parents[1] / "configs"
 @pytest.fixture(autouse=True)
 def _reproducible() -> None:
     torch.manual_seed(0)
+    torch.backends.cudnn.allow_tf32 = False  # on a GPU single precision is compared as such
 
 
 @pytest.fixture(scope="session")

@@ -1,9 +1,31 @@
 """What a test needs of the machine."""
 
 import pytest
+import torch
 
 from panet.cpu import has_fast_bfloat16
 
 BFLOAT16 = pytest.mark.skipif(
     not has_fast_bfloat16(), reason="this CPU has no instructions for bfloat16"
 )
+
+DEVICES = [
+    torch.device("cpu"),
+    *([pytest.param(torch.device("cuda"), marks=pytest.mark.gpu)] * torch.cuda.is_available()),
+]
+"""Those that there are."""
+
+
+def precisions(*dtypes: torch.dtype) -> list[object]:
+    """Pairs of a device and one of these, as far as the device computes in it."""
+    cpu = [d for d in dtypes if d != torch.float16 and (d != torch.bfloat16 or has_fast_bfloat16())]
+    pairs: list[object] = [pytest.param(torch.device("cpu"), d, id=f"cpu-{d}") for d in cpu]
+    if torch.cuda.is_available():
+        cuda = torch.device("cuda")
+        pairs += [pytest.param(cuda, d, id=f"cuda-{d}", marks=pytest.mark.gpu) for d in dtypes]
+    return pairs
+
+
+def gpus(count: int) -> pytest.MarkDecorator:
+    """At least so many."""
+    return pytest.mark.skipif(torch.cuda.device_count() < count, reason=f"needs {count} GPU(s)")

@@ -1,38 +1,20 @@
-"""Several processes on one machine without GPUs."""
+"""Several processes on one machine, with GPUs or without."""
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import needs
 import pytest
 import torch
 from detectron2.config import CfgNode
-from detectron2.structures import BitMasks, Boxes, Instances
 from detectron2.utils import comm
 from detectron2.utils.events import EventStorage
+from small_batches import image
+from torch import distributed, multiprocessing
 
 from panet.engine import PANetTrainer
 from panet.launch import launch
-
-SIZE = (64, 96)
-
-
-def image(seed: int) -> dict[str, Any]:
-    """An image with two objects, and three proposals on each of them.
-
-    All proposals are foreground, and their number is the same in every image, so that the mean of
-    the processes' losses is the loss of the joint batch.
-    """
-    generator = torch.Generator().manual_seed(seed)
-    boxes = torch.tensor([[5.0, 5.0, 40.0, 50.0], [50.0, 8.0, 90.0, 60.0]])
-    boxes += torch.rand(2, 4, generator=generator) * 4
-    targets = Instances(SIZE, gt_boxes=Boxes(boxes), gt_classes=torch.tensor([seed, 2]))
-    targets.gt_masks = BitMasks(torch.rand(2, *SIZE, generator=generator) > 0.5)
-    proposals = Instances(SIZE)
-    jitter = torch.rand(6, 4, generator=generator) * 4 - 2
-    proposals.proposal_boxes = Boxes(boxes.repeat(3, 1) + jitter)
-    proposals.objectness_logits = torch.zeros(6)
-    pixels = torch.rand(3, *SIZE, generator=generator) * 255
-    return {"image": pixels, "instances": targets, "proposals": proposals}
 
 
 class DoubleTrainer(PANetTrainer):
@@ -60,12 +42,34 @@ def gradients(cfg: CfgNode, file: str) -> None:
         torch.save({name: p.grad for name, p in plain.named_parameters()}, file)
 
 
+def run_in_two_processes(
+    main: Callable[..., None], args: tuple[Any, ...], device: torch.device
+) -> None:
+    """By NCCL if each can have a GPU; if there is only one, they share it and use gloo."""
+    if device.type == "cpu" or torch.cuda.device_count() > 1:
+        launch(main, 2, dist_url="auto", args=args)
+    else:
+        store = Path(args[-1]).with_name("store")
+        multiprocessing.spawn(run_on_the_only_gpu, nprocs=2, args=(store, main, args))
+
+
+def run_on_the_only_gpu(
+    rank: int, store: Path, main: Callable[..., None], args: tuple[Any, ...]
+) -> None:
+    distributed.init_process_group("gloo", f"file://{store}", rank=rank, world_size=2)
+    comm.create_local_process_group(1)  # the first of its machine, with the first GPU
+    main(*args)
+    distributed.destroy_process_group()
+
+
+@pytest.mark.parametrize("device", needs.DEVICES)
 @pytest.mark.parametrize("norm", ["GN", "SyncBN"])
 @pytest.mark.parametrize("architecture", ["GeneralizedRCNN", "ProposalNetwork"])
 def test_two_processes_give_the_gradient_of_the_joint_batch(
-    tiny_cfg: CfgNode, tmp_path: Path, norm: str, architecture: str
+    tiny_cfg: CfgNode, tmp_path: Path, norm: str, architecture: str, device: torch.device
 ) -> None:
     cfg = tiny_cfg
+    cfg.MODEL.DEVICE = str(device)
     cfg.MODEL.META_ARCHITECTURE = architecture
     for node in (cfg.MODEL.RESNETS, cfg.MODEL.FPN, cfg.MODEL.PAFPN, cfg.MODEL.ROI_MASK_HEAD):
         node.NORM = norm
@@ -77,10 +81,40 @@ def test_two_processes_give_the_gradient_of_the_joint_batch(
     cfg.MODEL.RPN.BATCH_SIZE_PER_IMAGE = 100_000
     joint, shared = str(tmp_path / "joint.pth"), str(tmp_path / "shared.pth")
     gradients(cfg, joint)
-    launch(gradients, 2, dist_url="auto", args=(cfg, shared))
+    run_in_two_processes(gradients, (cfg, shared), device)
     expected, actual = torch.load(joint), torch.load(shared)
     assert expected.keys() == actual.keys()
     for name, gradient in expected.items():
         scale = gradient.abs().max().item()
         error = (actual[name] - gradient).abs().max().item()
         assert error <= 1e-5 * scale, f"{name}: {error} of {scale}"
+
+
+def losses_of_an_empty_share(cfg: CfgNode, file: str) -> None:
+    """Two training steps in which one process has no foreground for its mask head."""
+    torch.manual_seed(0)
+    model = PANetTrainer(cfg).model
+    batch = image(0)
+    if comm.get_rank() == 1:
+        batch["proposals"].proposal_boxes.tensor[:] = torch.tensor([0.0, 0.0, 2.0, 2.0])
+    for _ in range(2):
+        with EventStorage():
+            losses = model([batch])
+        sum(losses.values()).backward()
+    gradients = {name: p.grad for name, p in model.named_parameters()}
+    assert all(gradient.isfinite().all() for gradient in gradients.values())
+    if comm.is_main_process():
+        torch.save({name: loss.item() for name, loss in losses.items()}, file)
+
+
+@pytest.mark.gpu
+@needs.gpus(1)
+def test_a_process_without_foreground_takes_part(tiny_cfg: CfgNode, tmp_path: Path) -> None:
+    cfg = tiny_cfg
+    cfg.MODEL.DEVICE = "cuda"
+    cfg.MODEL.PROPOSAL_GENERATOR.NAME = "PrecomputedProposals"
+    cfg.MODEL.ROI_HEADS.PROPOSAL_APPEND_GT = False
+    cfg.MODEL.PAFPN.NORM = cfg.MODEL.ROI_MASK_HEAD.NORM = "SyncBN"
+    file = str(tmp_path / "losses.pth")
+    run_in_two_processes(losses_of_an_empty_share, (cfg, file), torch.device("cuda"))
+    assert torch.load(file)["loss_mask"] > 0

@@ -5,29 +5,46 @@ detections, and goes on with the same forced 1,000 boxes and 100 detections, so 
 same work. PANet's models come from optimize_for_inference, but for the naive one.
 """
 
+from collections.abc import Callable
+
 import torch
 from boxes import NUM_DETECTIONS, NUM_PROPOSALS, detections, forced, images, proposals, random_boxes
 from measure import Run, benchmark
 from peers import build_peer, inputs
 from rows import SEED, Row
 from stages import StageClock, clocked
+from torch import nn
 
 from panet import optimize_for_inference
 
 
-def set_up(row: Row, device: torch.device) -> Run:
-    """The model of a row, ready for inference."""
+def set_up(
+    row: Row,
+    device: torch.device,
+    num_images: int = 1,
+    prepare: Callable[[nn.Module], None] | None = None,
+) -> Run:
+    """The model of a row, ready for inference.
+
+    Args:
+        row: what to build.
+        device: where to run it.
+        num_images: that it takes at once.
+        prepare: called with the model that will run, if given.
+    """
     generator = torch.Generator().manual_seed(SEED)
     if row.peer is not None:
         return _set_up_peer(row.peer, generator, device)
     model = row.build_model(device).eval()
     if row.config is not None and not row.naive:
         model = optimize_for_inference(model, row.dtype)
+    if prepare is not None:
+        prepare(model)
     # detectron2's own way to lower precision.
     autocast = row.config is None and row.dtype != torch.float32
-    image = images(1, generator)
-    proposed = [proposals(random_boxes(NUM_PROPOSALS, generator), device)]
-    detected = [detections(random_boxes(NUM_DETECTIONS, generator), device)]
+    batch = images(num_images, generator)
+    proposed = [proposals(random_boxes(NUM_PROPOSALS, generator), device) for _ in batch]
+    detected = [detections(random_boxes(NUM_DETECTIONS, generator), device) for _ in batch]
 
     def run(clock: StageClock | None) -> None:
         with (
@@ -37,7 +54,7 @@ def set_up(row: Row, device: torch.device) -> Run:
             forced(model, proposed, detected),
             clocked(model, clock),
         ):
-            model(image)
+            model(batch)
 
     return run
 

@@ -82,7 +82,7 @@ def benchmark(description: str | None, set_up: Callable[[Row, torch.device], Run
         run = set_up(ROWS[args.peak_memory_of], args.device)
         for _ in range(_RUNS_FOR_PEAK_MEMORY):
             run(None)
-        print(_peak_megabytes(args.device))
+        print(peak_megabytes(args.device))
         return
     names = without_hopeless_rows(args.rows, args.device)
     peaks = {name: _peak_in_new_process(name, args.device) for name in tqdm(names, "memory")}
@@ -151,7 +151,8 @@ def _peak_in_new_process(name: str, device: torch.device) -> float:
     return float(output.splitlines()[-1])
 
 
-def _peak_megabytes(device: torch.device) -> float:
+def peak_megabytes(device: torch.device) -> float:
+    """What was allocated at most: by PyTorch on a GPU, by the process on the CPU."""
     if device.type == "cuda":
         return torch.cuda.max_memory_allocated(device) / 2**20
     kilobytes = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss

@@ -4,6 +4,7 @@ import contextlib
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 from unittest import mock
 
 import torch
@@ -32,6 +33,7 @@ class Row:
         config: a name in PANet's model zoo; None for detectron2's Mask R-CNN.
         dtype: what it computes in.
         naive: without what makes this project's layers fast.
+        options: keys and values of the configuration that differ from it.
         peer: a function of ``torchvision.models.detection`` that builds another Mask R-CNN; its
             stages are not told apart.
     """
@@ -41,6 +43,7 @@ class Row:
     dtype: torch.dtype
     naive: bool = False
     peer: str | None = None
+    options: tuple[Any, ...] = ()
 
     def load_config(self, device: torch.device) -> CfgNode:
         """The configuration of the model, without weights to load."""
@@ -51,6 +54,7 @@ class Row:
             cfg = load_config(get_config_file(self.config))
         cfg.MODEL.DEVICE = str(device)
         cfg.MODEL.WEIGHTS = ""
+        cfg.merge_from_list(list(self.options))
         return cfg
 
     def build_model(self, device: torch.device) -> nn.Module:
@@ -81,18 +85,18 @@ def _pool_level_with_torchvision(x: Tensor, rois: Tensor, grid: Grid) -> Tensor:
     return roi_align(x, rois, grid.bins, grid.scale, grid.samples, grid.aligned)
 
 
-_STOCK, _2FC, _FULL = None, "panet_R50_2fc_1x.yaml", "panet_R50_2x.yaml"
+STOCK, TWO_FC, FULL = None, "panet_R50_2fc_1x.yaml", "panet_R50_2x.yaml"
 
 ROWS = {
     row.name: row
     for row in (
-        Row("stock-fp32", _STOCK, torch.float32),
-        Row("stock-bf16", _STOCK, torch.bfloat16),
-        Row("panet-2fc-fp32", _2FC, torch.float32),
-        Row("panet-2fc-bf16", _2FC, torch.bfloat16),
-        Row("panet-r50-2x-fp32", _FULL, torch.float32),
-        Row("panet-r50-2x-bf16", _FULL, torch.bfloat16),
-        Row("panet-naive-fp32", _2FC, torch.float32, naive=True),
+        Row("stock-fp32", STOCK, torch.float32),
+        Row("stock-bf16", STOCK, torch.bfloat16),
+        Row("panet-2fc-fp32", TWO_FC, torch.float32),
+        Row("panet-2fc-bf16", TWO_FC, torch.bfloat16),
+        Row("panet-r50-2x-fp32", FULL, torch.float32),
+        Row("panet-r50-2x-bf16", FULL, torch.bfloat16),
+        Row("panet-naive-fp32", TWO_FC, torch.float32, naive=True),
         Row("torchvision-fp32", None, torch.float32, peer="maskrcnn_resnet50_fpn"),
         Row("torchvision-v2-fp32", None, torch.float32, peer="maskrcnn_resnet50_fpn_v2"),
     )

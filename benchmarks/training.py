@@ -36,6 +36,7 @@ def set_up(row: Row, device: torch.device) -> Run:
     cfg = row.load_config(device)
     cfg.SOLVER.BASE_LR = 0.0
     optimizer = build_optimizer(cfg, model)
+    scaler = torch.amp.GradScaler(device.type, enabled=row.dtype == torch.float16)
     batch = labelled_images(IMAGES, generator)
     proposed = []
     for image in batch:
@@ -52,9 +53,10 @@ def set_up(row: Row, device: torch.device) -> Run:
                 losses = model(batch)
             with stage("backward"):
                 optimizer.zero_grad()
-                sum(losses.values()).backward()
+                scaler.scale(sum(losses.values())).backward()
             with stage("optimizer"):
-                optimizer.step()
+                scaler.step(optimizer)
+                scaler.update()
 
     return run
 

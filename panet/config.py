@@ -51,6 +51,10 @@ def add_panet_config(cfg: CfgNode) -> None:
     cfg.MODEL.ADAPTIVE_POOLING.POSITION = "after"
     # In training, pool again in the backward pass instead of keeping what was pooled.
     cfg.MODEL.ADAPTIVE_POOLING.RECOMPUTE = False
+    # Pool from all levels at once, on CUDA by a kernel in Triton if that is installed, and compute
+    # their first fc layers as one batched product. Meant for GPUs, for fewer kernels are launched;
+    # none has shown yet that it is right and pays. On a CPU it takes more time and memory.
+    cfg.MODEL.ADAPTIVE_POOLING.BATCHED = False
 
     # Fully-connected fusion in the mask head.
     cfg.MODEL.FC_FUSION = CfgNode()

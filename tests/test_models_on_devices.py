@@ -47,13 +47,14 @@ def losses_and_gradient(
     return {k: v.item() for k, v in losses.items()}, torch.cat(gradient).cpu().double()
 
 
-@pytest.mark.parametrize("kind", ["2fc", "heavier", "cascade"])
+@pytest.mark.parametrize("kind", ["2fc", "heavier", "cascade", "batched"])
 @pytest.mark.parametrize(("device", "dtype"), needs.precisions(*EVERY_DTYPE))
 def test_losses_and_their_gradient(
     cfg: CfgNode, device: torch.device, dtype: torch.dtype, kind: str
 ) -> None:
     if kind == "heavier":
         cfg.MODEL.ROI_BOX_HEAD.NUM_CONV, cfg.MODEL.ROI_BOX_HEAD.NORM = 4, "GN"
+    cfg.MODEL.ADAPTIVE_POOLING.BATCHED = kind == "batched"
     if kind == "cascade":
         cfg.MODEL.ROI_HEADS.NAME = "CascadePANetROIHeads"
         cfg.MODEL.ROI_BOX_HEAD.CLS_AGNOSTIC_BBOX_REG = True
@@ -89,8 +90,12 @@ def outputs(model: nn.Module) -> dict[str, Tensor]:
     return {"p2": features["p2"], "scores": scores, "deltas": deltas, "masks": masks}
 
 
+@pytest.mark.parametrize("batched", [False, True])
 @pytest.mark.parametrize(("device", "dtype"), needs.precisions(*EVERY_DTYPE))
-def test_optimized_inference(cfg: CfgNode, device: torch.device, dtype: torch.dtype) -> None:
+def test_optimized_inference(
+    cfg: CfgNode, device: torch.device, dtype: torch.dtype, batched: bool
+) -> None:
+    cfg.MODEL.ADAPTIVE_POOLING.BATCHED = batched
     model = find_much(build_plain_model(cfg)).eval()
     expected = outputs(copy.deepcopy(model).double())
     found = outputs(optimize_for_inference(copy.deepcopy(model).to(device), dtype))

@@ -20,9 +20,10 @@ class StopOnSignal(HookBase):
     """Finishes the iteration after SIGINT or SIGTERM, saves a checkpoint, and ends the training.
 
     It ends by ``KeyboardInterrupt`` or, after SIGTERM, ``SystemExit`` with status 143. In several
-    processes one that got the signal stops all, an iteration later. A second signal has its usual effect at once, and
-    so has the first one after the last iteration, when there is nothing to be lost. If it comes
-    during the last iteration, detectron2 still evaluates before the training ends.
+    processes one that got the signal stops all, an iteration later. A second signal has its usual
+    effect at once, and so has the first one after the last iteration, when there is nothing to be
+    lost. If it comes during the last iteration, detectron2 still evaluates before the training
+    ends.
     """
 
     def __init__(self) -> None:

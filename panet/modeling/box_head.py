@@ -48,7 +48,8 @@ class PANetBoxHead(FastRCNNConvFCHead):
             conv_norm: normalization of the convolutions.
             fc_norm: normalization of the fc layers.
             num_levels: L, the number of levels pooled from.
-            fusion: ``fusion``, ``fusion_position`` and ``recompute`` of :class:`FusedFirstLayer`.
+            fusion: ``fusion``, ``fusion_position``, ``recompute`` and ``batched`` of
+                :class:`FusedFirstLayer`.
 
         Raises:
             ValueError: if a norm or a value of the fusion is unknown, or ``fc_dims`` is empty.

@@ -1,5 +1,6 @@
 """Fully-connected layers over pooled feature maps."""
 
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -39,16 +40,41 @@ class FullyConnected(nn.Conv2d):
         """
         if x.dim() == 2:
             x = x[:, :, None, None]
-        output = self._product(x)
-        if self.norm is not None:
-            output = self.norm(output[:, :, None, None]).flatten(1)
-        return output
+        rows = self._in_order_of_weight(x).flatten(1)
+        return self._normalize(linear(rows, self._matrix(), self.get_parameter("bias")))
 
-    def _product(self, x: Tensor) -> Tensor:
-        weight = self.weight
-        if weight.is_contiguous(memory_format=torch.channels_last):
-            x, weight = x.permute(0, 2, 3, 1), weight.permute(0, 2, 3, 1)
-        return linear(x.flatten(1), weight.flatten(1), self.get_parameter("bias"))
+    @staticmethod
+    def batched(layers: "Sequence[FullyConnected]", x: Tensor) -> list[Tensor]:
+        """What each layer makes of its own maps, by one batched product.
+
+        Args:
+            layers: L of one shape.
+            x: (L, R, C, H, W).
+
+        Returns:
+            L of (R, out_features).
+        """
+        rows = layers[0]._in_order_of_weight(x).flatten(2)
+        weight = torch.stack([layer._matrix() for layer in layers])
+        bias = torch.stack([layer.get_parameter("bias") for layer in layers])
+        outputs = torch.baddbmm(bias[:, None], rows, weight.mT)
+        # By index, for what comes of unbinding may not be overwritten by a ReLU.
+        return [layer._normalize(outputs[index]) for index, layer in enumerate(layers)]
+
+    def _is_channels_last(self) -> bool:
+        return self.weight.is_contiguous(memory_format=torch.channels_last)
+
+    def _in_order_of_weight(self, x: Tensor) -> Tensor:
+        return x.movedim(-3, -1) if self._is_channels_last() else x
+
+    def _matrix(self) -> Tensor:
+        return self._in_order_of_weight(self.weight).flatten(1)
+
+    def _normalize(self, output: Tensor) -> Tensor:
+        if self.norm is None:
+            return output
+        normalized: Tensor = self.norm(output[:, :, None, None])
+        return normalized.flatten(1)
 
     def _save_to_state_dict(
         self, destination: dict[str, Any], prefix: str, keep_vars: bool

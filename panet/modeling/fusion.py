@@ -13,6 +13,7 @@ from torch.nn import functional as F
 from torch.utils.checkpoint import checkpoint
 
 from .choices import check_choice
+from .fully_connected import FullyConnected
 
 FUSIONS = ("max", "sum")
 
@@ -67,6 +68,7 @@ def fusion_from_config(cfg: CfgNode) -> dict[str, Any]:
         "fusion": adaptive.FUSION,
         "fusion_position": adaptive.POSITION,
         "recompute": adaptive.RECOMPUTE,
+        "batched": adaptive.BATCHED,
     }
 
 
@@ -86,6 +88,7 @@ class FusedFirstLayer(nn.Module):
         fusion: str = "max",
         fusion_position: str = "after",
         recompute: bool = False,
+        batched: bool = False,
     ) -> None:
         """
         Args:
@@ -96,6 +99,8 @@ class FusedFirstLayer(nn.Module):
             fusion_position: "after" the first layer, or "before" it.
             recompute: in training, have the backward pass pool the levels again instead of
                 keeping what was pooled from them.
+            batched: compute the layers of all levels as one batched product, if they are fc layers
+                and the levels come in one tensor. Convolutions are too large to gain by it.
 
         Raises:
             ValueError: if ``fusion`` or ``fusion_position`` is neither of its two.
@@ -106,6 +111,7 @@ class FusedFirstLayer(nn.Module):
             "MODEL.ADAPTIVE_POOLING.POSITION", fusion_position, ("after", "before")
         )
         self.recompute = recompute
+        self.batched = batched and isinstance(layer, FullyConnected)
         copies = num_levels if fusion_position == "after" else 1
         self.levels = nn.ModuleList(copy.deepcopy(layer) for _ in range(copies))
         for level in self.levels:
@@ -127,8 +133,12 @@ class FusedFirstLayer(nn.Module):
                 else fuse_levels(x, self.fusion)
             )
             return F.relu_(self.levels[0](fused))
-        run = _run_without_keeping_input if recompute else _run
-        outputs = (run(layer, x, index) for index, layer in enumerate(self.levels))
+        outputs: Iterable[Tensor]
+        if self.batched and isinstance(x, Tensor):
+            outputs = FullyConnected.batched(self.levels, x)
+        else:
+            run = _run_without_keeping_input if recompute else _run
+            outputs = (run(layer, x, index) for index, layer in enumerate(self.levels))
         if self.fusion == "sum":
             return fuse_levels(map(F.relu_, outputs), "sum")
         if torch.is_grad_enabled():

@@ -96,6 +96,7 @@ class PANetMaskHead(MaskRCNNConvUpsampleHead):
         fusion: str = "max",
         fusion_position: str = "after",
         recompute: bool = False,
+        batched: bool = False,
         fc_source: str = "conv3",
         fc_combination: str = "sum",
         fc_relu: bool = False,
@@ -108,7 +109,7 @@ class PANetMaskHead(MaskRCNNConvUpsampleHead):
             conv_dims: output channels of the convolutions, and last of the deconvolution.
             conv_norm: normalization of the convolutions.
             num_levels: L, the number of levels pooled from.
-            fusion, fusion_position, recompute: see :class:`FusedFirstLayer`.
+            fusion, fusion_position, recompute, batched: see :class:`FusedFirstLayer`.
             fc_source: the convolution that the fully-connected branch reads, "conv2", "conv3"
                 or "conv4"; "none" for no such branch.
             fc_combination: "sum", "product" or "max" of the logits of the two branches.
@@ -140,6 +141,7 @@ class PANetMaskHead(MaskRCNNConvUpsampleHead):
             fusion=fusion,
             fusion_position=fusion_position,
             recompute=recompute,
+            batched=batched,
         )
         self.conv_norm_relus[0] = self.mask_fcn1
         self.fc_combination = check_choice(

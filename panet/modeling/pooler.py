@@ -1,7 +1,8 @@
 """Adaptive feature pooling: every RoI from every level (section 3.2 of the paper)."""
 
-from collections.abc import Iterator, Sequence
-from typing import overload
+import functools
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any, overload
 
 import torch
 from detectron2.config import CfgNode
@@ -104,6 +105,7 @@ class AllLevelPooler(nn.Module):
         scales: Sequence[float],
         sampling_ratio: int,
         pooler_type: str = "ROIAlignV2",
+        batched: bool = False,
     ) -> None:
         """
         Args:
@@ -112,6 +114,8 @@ class AllLevelPooler(nn.Module):
             sampling_ratio: samples along each side of a bin; 0 for as many as the bin has pixels.
             pooler_type: "ROIAlignV2", or "ROIAlign" for the legacy one without the shift by half
                 a pixel.
+            batched: return all levels in one tensor, on CUDA computed by one kernel in Triton if
+                that is installed.
 
         Raises:
             ValueError: if ``pooler_type`` is neither of these.
@@ -121,8 +125,9 @@ class AllLevelPooler(nn.Module):
         self.grids = [
             Grid(output_size, sampling_ratio, scale, POOLER_TYPES[pooler_type]) for scale in scales
         ]
+        self.batched = batched
 
-    def forward(self, x: Sequence[Tensor], box_lists: list[Boxes]) -> PooledLevels:
+    def forward(self, x: Sequence[Tensor], box_lists: list[Boxes]) -> PooledLevels | Tensor:
         """
         Args:
             x: L feature maps, one for each scale, each (N, C, H_l, W_l).
@@ -131,7 +136,23 @@ class AllLevelPooler(nn.Module):
         Returns:
             L levels of (R, C, output_size, output_size).
         """
-        return PooledLevels(x, convert_boxes_to_pooler_format(box_lists), self.grids)
+        rois = convert_boxes_to_pooler_format(box_lists)
+        if not self.batched:
+            return PooledLevels(x, rois, self.grids)
+        triton_roi_align = _load_triton_roi_align()
+        if triton_roi_align is not None and x[0].is_cuda and x[0].dtype != torch.float64:
+            return triton_roi_align(x, rois, self.grids)
+        return torch.stack(list(PooledLevels(x, rois, self.grids)))
+
+
+@functools.cache
+def _load_triton_roi_align() -> Callable[..., Tensor] | None:
+    """The kernel, None without Triton. To import it takes a second, and not everybody has it."""
+    try:
+        from .triton_roi_align import triton_roi_align
+    except (ImportError, AttributeError):  # the latter from versions before 3.3
+        return None
+    return triton_roi_align
 
 
 def build_pooler(
@@ -144,10 +165,13 @@ def build_pooler(
         head_cfg: its node ``MODEL.ROI_BOX_HEAD`` or ``MODEL.ROI_MASK_HEAD``.
         input_shape: the feature maps, by name.
     """
-    pooler = AllLevelPooler if cfg.MODEL.ADAPTIVE_POOLING.ENABLED else AssignedLevelPooler
-    return pooler(
-        output_size=head_cfg.POOLER_RESOLUTION,
-        scales=[1.0 / input_shape[f].stride for f in cfg.MODEL.ROI_HEADS.IN_FEATURES],
-        sampling_ratio=head_cfg.POOLER_SAMPLING_RATIO,
-        pooler_type=head_cfg.POOLER_TYPE,
-    )
+    adaptive = cfg.MODEL.ADAPTIVE_POOLING
+    arguments: dict[str, Any] = {
+        "output_size": head_cfg.POOLER_RESOLUTION,
+        "scales": [1.0 / input_shape[f].stride for f in cfg.MODEL.ROI_HEADS.IN_FEATURES],
+        "sampling_ratio": head_cfg.POOLER_SAMPLING_RATIO,
+        "pooler_type": head_cfg.POOLER_TYPE,
+    }
+    if not adaptive.ENABLED:
+        return AssignedLevelPooler(**arguments)
+    return AllLevelPooler(**arguments, batched=adaptive.BATCHED)

@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from functools import reduce
+from unittest import mock
 
 import pytest
 import torch
@@ -12,6 +13,7 @@ from torch.nn import functional as F
 
 import panet.modeling.box_head
 from panet.modeling import AllLevelPooler, FusedFirstLayer, PANetBoxHead, PANetMaskHead
+from panet.modeling.build import lay_out
 from panet.modeling.fully_connected import FullyConnected
 
 LEVELS, ROIS, CHANNELS = 4, 3, 32
@@ -59,6 +61,24 @@ def test_2fc_box_head(fusion: str) -> None:
     expected = F.linear(reduce(FUSIONS[fusion], first), head.fc2.weight, head.fc2.bias).relu()
     torch.testing.assert_close(head(x), expected)
     assert head.output_shape.channels == 16
+
+
+@pytest.mark.parametrize("fusion", ["max", "sum"])
+@pytest.mark.parametrize("norm", ["", "GN"])
+@pytest.mark.parametrize("channels_last", [False, True])
+def test_fc_layers_of_all_levels_as_one_product(
+    fusion: str, norm: str, channels_last: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    head = PANetBoxHead(
+        BOX_SHAPE, conv_dims=[], fc_dims=[64], fc_norm=norm, fusion=fusion, batched=True
+    )
+    randomize(head)
+    lay_out(head, channels_last)
+    x = torch.randn(LEVELS, ROIS, CHANNELS, 7, 7)
+    expected = head(list(x))
+    one_by_one = mock.Mock(side_effect=AssertionError)
+    monkeypatch.setattr(FullyConnected, "forward", one_by_one)
+    torch.testing.assert_close(head(x), expected, rtol=1e-4, atol=1e-4)
 
 
 @pytest.mark.parametrize("fusion", ["max", "sum"])

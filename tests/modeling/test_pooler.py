@@ -142,6 +142,13 @@ def test_levels_are_pooled_when_asked_for() -> None:
         levels_pooled[4]
 
 
+def test_all_levels_in_one_tensor() -> None:
+    x, boxes = levels(), [Boxes(random_boxes(5)), Boxes(random_boxes(3))]
+    pooled = AllLevelPooler(7, SCALES, 2, batched=True)(x, boxes)
+    assert isinstance(pooled, Tensor)
+    assert torch.equal(pooled, torch.stack(list(AllLevelPooler(7, SCALES, 2)(x, boxes))))
+
+
 def test_rotated_pooling_is_refused() -> None:
     with pytest.raises(ValueError, match="'ROIAlignRotated'.*'ROIAlignV2'"):
         AllLevelPooler(7, SCALES, 2, "ROIAlignRotated")

@@ -92,7 +92,9 @@ def pool_level(x: Tensor, rois: Tensor, grid: Grid) -> Tensor:
     # not what bounds the model.
     if grid.samples > 0 and not x.is_cuda:
         return gather_roi_align(x, rois, grid)
-    pooled = roi_align(x.to(exact), rois, grid.bins, grid.scale, grid.samples, grid.aligned)
+    # It would make a second copy of a map that is channels-last.
+    x_exact = x.to(exact, memory_format=torch.contiguous_format)
+    pooled = roi_align(x_exact, rois, grid.bins, grid.scale, grid.samples, grid.aligned)
     return pooled.to(x.dtype)
 
 

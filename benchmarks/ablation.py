@@ -24,10 +24,10 @@ from experiment import Experiment
 from filelock import FileLock
 from tqdm import tqdm
 
-from panet.cpu import has_fast_bfloat16
-from panet.device import keep_freed_memory
-from panet.errors import InputError, add_debug_argument, exit_on_input_error
 from panet.model_zoo import find_config_file
+from panet.utils.cpu import has_fast_bfloat16
+from panet.utils.device import keep_freed_memory
+from panet.utils.errors import InputError, add_debug_argument, exit_on_input_error
 
 KEYS_OF_ARGUMENTS = {
     "MODEL.DEVICE": "--device",

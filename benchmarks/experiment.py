@@ -24,10 +24,10 @@ from measure import machine
 from multiply_adds import count_multiply_adds
 
 from panet import load_config
-from panet.checkpoint.atomic import open_atomically
 from panet.engine import PANetTrainer
-from panet.errors import InputError
 from panet.reporting.run import read_metrics
+from panet.utils.atomic import open_atomically
+from panet.utils.errors import InputError
 from panet.version import __version__ as panet_version
 
 Result = dict[str, Any]

@@ -27,8 +27,8 @@ from gpu_steps import PARTS, Extent
 from measure import machine
 from tabulate import tabulate
 
-from panet.checkpoint.atomic import open_atomically
-from panet.errors import InputError, exit_on_input_error
+from panet.utils.atomic import open_atomically
+from panet.utils.errors import InputError, exit_on_input_error
 
 GOALS = {
     "panet-2fc": {"latency": 1.0, "throughput": 1.1, "training": 1.1, "memory": 1.15},

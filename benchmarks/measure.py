@@ -21,8 +21,8 @@ from stages import StageClock
 from tabulate import tabulate
 from tqdm import tqdm
 
-import panet.cpu
-from panet.cpu import AVX2_ONLY, has_fast_bfloat16
+import panet.utils.cpu
+from panet.utils.cpu import AVX2_ONLY, has_fast_bfloat16
 
 # Runs the model once; with a clock, on which its stages run along.
 Run = Callable[[StageClock | None], None]
@@ -170,7 +170,7 @@ def machine(device: torch.device) -> str:
             if line.startswith("model name"):
                 cpu = line.split(":")[1].strip()
                 break
-    return f"{torch.get_num_threads()} threads, {cpu}, {panet.cpu.name()}"
+    return f"{torch.get_num_threads()} threads, {cpu}, {panet.utils.cpu.name()}"
 
 
 def _as_text(report: dict[str, Any]) -> str:

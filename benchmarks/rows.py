@@ -17,8 +17,9 @@ from torchvision.ops import roi_align
 from panet import load_config
 from panet.engine import PANetTrainer
 from panet.model_zoo import get_config_file
-from panet.modeling import fully_connected, pafpn, pooler
-from panet.modeling.roi_align import Grid
+from panet.modeling import pafpn, pooler
+from panet.modeling.cpu import fully_connected
+from panet.modeling.cpu.roi_align import Grid
 
 SEED = 0
 STOCK_CONFIG = Path(__file__).with_name("mask_rcnn_R50_FPN.yaml")

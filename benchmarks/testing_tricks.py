@@ -21,11 +21,11 @@ from tabulate import tabulate
 from torch import nn
 
 from panet import load_config, model_zoo
-from panet.device import keep_freed_memory
 from panet.engine import PANetTrainer
-from panet.errors import add_debug_argument, exit_on_input_error
-from panet.modeling.choices import check_choice
 from panet.prediction import load_trained_model
+from panet.utils.choices import check_choice
+from panet.utils.device import keep_freed_memory
+from panet.utils.errors import add_debug_argument, exit_on_input_error
 
 OFF = {
     "TEST.AUG.ENABLED": False,

@@ -49,7 +49,6 @@ from tqdm import tqdm
 
 from panet import load_config
 from panet.data.shapes import draw_image
-from panet.device import keep_freed_memory
 from panet.engine import PANetTrainer
 from panet.model_zoo import find_config_file
 from panet.prediction import Predictor
@@ -57,6 +56,7 @@ from panet.prediction.folder import ResultsFolder
 from panet.prediction.inputs import find_files, name_sources
 from panet.prediction.merging import merge
 from panet.prediction.running import predict_share, unfinished_sources
+from panet.utils.device import keep_freed_memory
 
 IMAGE_SIZE = (480, 640)
 NUM_DETECTIONS = {"predict": 10, "evaluate": 100}

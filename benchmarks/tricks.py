@@ -27,13 +27,13 @@ from torch.nn import functional as F
 from torch.nn.grad import conv2d_weight
 from tqdm import tqdm
 
-from panet.cpu import has_avx2_only, has_avx512, has_fast_bfloat16
 from panet.modeling import mask_head
-from panet.modeling.convolutions import fold_frozen_norms
 from panet.modeling.cpu import weight_gradient, winograd
 from panet.modeling.cpu.fused import fuse_residual_blocks
+from panet.modeling.cpu.group_norm import ContiguousGroupNorm, MatrixGroupNorm
+from panet.modeling.cpu.layers import fold_frozen_norms
 from panet.modeling.cpu.linear import linear
-from panet.modeling.group_norm import ContiguousGroupNorm, MatrixGroupNorm
+from panet.utils.cpu import has_avx2_only, has_avx512, has_fast_bfloat16
 
 CHANNELS = 256
 HEIGHT, WIDTH = (side // 4 for side in IMAGE_SIZE)

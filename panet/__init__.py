@@ -24,7 +24,7 @@ with warnings.catch_warnings():
     from . import data, modeling
 
 from .config import add_panet_config, load_config
-from .deployment import optimize_for_inference
+from .deployment.optimize import optimize_for_inference
 from .prediction import Predictor
 from .version import __version__
 

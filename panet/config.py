@@ -5,11 +5,11 @@ from pathlib import Path
 
 from detectron2.config import CfgNode, get_cfg
 
-from .config_errors import explained_config_errors
-from .data.own import SPLITS, use_own_data
-from .device import fall_back_to_cpu
-from .errors import InputError
-from .modeling.timm_backbone import use_own_normalization
+from .data.custom import SPLITS, use_own_data
+from .modeling.backbones.timm import use_own_normalization
+from .utils.config_errors import explained_config_errors
+from .utils.device import fall_back_to_cpu
+from .utils.errors import InputError
 
 
 def add_panet_config(cfg: CfgNode) -> None:
@@ -149,8 +149,8 @@ def add_panet_config(cfg: CfgNode) -> None:
 def load_config(config_file: str = "", overrides: Sequence[str] = ()) -> CfgNode:
     """A configuration for this machine: without CUDA, ``MODEL.DEVICE`` becomes "cpu".
 
-    Data in ``DATASETS.OWN`` is registered, see :func:`panet.data.own.use_own_data`; images come
-    to a timm model as :func:`panet.modeling.timm_backbone.use_own_normalization` says.
+    Data in ``DATASETS.OWN`` is registered, see :func:`panet.data.custom.use_own_data`; images come
+    to a timm model as :func:`panet.modeling.backbones.timm.use_own_normalization` says.
 
     Args:
         config_file: path of a YAML file; "" for the defaults alone.

@@ -13,8 +13,8 @@ from hydra.errors import HydraException
 from omegaconf import DictConfig, ListConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from .device import available_device
-from .errors import InputError
+from .utils.device import available_device
+from .utils.errors import InputError
 
 _ABSENT = object()
 

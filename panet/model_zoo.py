@@ -11,8 +11,8 @@ from torch import nn
 
 from .checkpoint import build_checkpointer, build_lazy_checkpointer
 from .config import load_config
-from .errors import DownloadError, InputError
 from .lazy_config import load_lazy_config
+from .utils.errors import DownloadError, InputError
 
 logger = logging.getLogger(__name__)
 

@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from panet.cpu import has_fast_bfloat16
+from panet.utils.cpu import has_fast_bfloat16
 
 BFLOAT16 = pytest.mark.skipif(
     not has_fast_bfloat16(), reason="this CPU has no instructions for bfloat16"

@@ -29,11 +29,11 @@ from experiment import Experiment  # noqa: E402
 from initial_weights import build_initial_model  # noqa: E402
 from multiply_adds import count_multiply_adds  # noqa: E402
 
-from panet.cpu import has_fast_bfloat16  # noqa: E402
 from panet.data.loader import build_train_loader  # noqa: E402
 from panet.data.mapper import InstanceMapMapper  # noqa: E402
 from panet.engine import PANetTrainer  # noqa: E402
 from panet.modeling import PAFPN, AllLevelPooler, FusedFirstLayer  # noqa: E402
+from panet.utils.cpu import has_fast_bfloat16  # noqa: E402
 
 every_row = pytest.mark.parametrize("row", ROWS.values(), ids=lambda row: row.name)
 

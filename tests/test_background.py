@@ -6,7 +6,7 @@ from collections.abc import Callable
 
 import pytest
 
-from panet.background import Background
+from panet.utils.background import Background
 
 
 def fail() -> None:

@@ -10,7 +10,7 @@ from detectron2 import model_zoo
 from detectron2.config import CfgNode
 
 from panet import optimize_for_inference
-from panet.cpu import has_fast_bfloat16
+from panet.utils.cpu import has_fast_bfloat16
 
 BENCHMARKS = Path(__file__).parents[1] / "benchmarks"
 sys.path.append(str(BENCHMARKS))

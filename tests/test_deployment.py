@@ -13,7 +13,8 @@ from detectron2.modeling import GeneralizedRCNNWithTTA, build_model
 from detectron2.structures import Instances
 from torch import nn
 
-from panet import deployment, optimize_for_inference
+from panet import optimize_for_inference
+from panet.deployment import optimize as deployment
 from panet.engine import PANetTrainer
 from panet.modeling.cpu import fused
 

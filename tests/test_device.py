@@ -6,11 +6,11 @@ import sys
 import pytest
 import torch
 
-from panet import device
+from panet.utils import device
 
 PROGRAM = """
 import resource, statistics, torch
-from panet.device import keep_freed_memory
+from panet.utils.device import keep_freed_memory
 
 def page_faults():
     before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt

@@ -8,8 +8,8 @@ import pytest
 import torch
 
 from panet import load_config
-from panet.device import check_gpus
-from panet.errors import InputError, exit_on_input_error
+from panet.utils.device import check_gpus
+from panet.utils.errors import InputError, exit_on_input_error
 
 
 def stderr_and_status(

@@ -9,7 +9,7 @@ from detectron2.utils import comm
 from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 
-from panet.launch import launch
+from panet.utils.launch import launch
 
 
 def connected_threads() -> int:

@@ -7,8 +7,8 @@ import pytest
 from conftest import CONFIGS
 from detectron2.config import LazyConfig
 
-from panet.errors import InputError
 from panet.lazy_config import dataset_names, load_lazy_config, replace_cuda_only_norms
+from panet.utils.errors import InputError
 
 FILE = str(CONFIGS / "lazy" / "panet_R50_1x.py")
 

@@ -11,7 +11,7 @@ from detectron2.checkpoint import DetectionCheckpointer
 from detectron2.engine import DefaultPredictor
 
 from panet import model_zoo
-from panet.errors import InputError
+from panet.utils.errors import InputError
 
 
 def test_lists_the_leaves_and_no_base() -> None:

@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from panet import optimize_for_inference
 from panet.checkpoint import build_checkpointer
 from panet.engine import PANetTrainer
-from panet.inference import RCNNEnsemble, add_testing_tricks
+from panet.evaluation.tta import RCNNEnsemble, add_testing_tricks
 from panet.modeling.build import build_model
 
 CPU = torch.device("cpu")

@@ -26,12 +26,12 @@ from tqdm import tqdm
 from panet import model_zoo
 from panet.checkpoint import build_checkpointer
 from panet.config import load_config
-from panet.deployment import optimize_from_config
-from panet.device import keep_freed_memory
+from panet.deployment.optimize import optimize_from_config
 from panet.engine import PANetTrainer
-from panet.errors import InputError, add_debug_argument, exit_on_input_error
 from panet.evaluation.level_shares import LevelShares, count_level_shares
-from panet.inference.views import batches_of_like_size, build_view_mapper, make_views
+from panet.evaluation.tta.views import batches_of_like_size, build_view_mapper, make_views
+from panet.utils.device import keep_freed_memory
+from panet.utils.errors import InputError, add_debug_argument, exit_on_input_error
 
 BOXES = {"box": "proposals", "mask": "detections"}
 

@@ -37,8 +37,8 @@ from panet.data.checking import (
     check_overlap_by_name,
 )
 from panet.data.coco_file import category_names, read_coco_json
+from panet.data.custom import own_datasets
 from panet.data.image_checking import CheckedImage, check_images, duplicated_content
-from panet.data.own import own_datasets
 from panet.data.summary import (
     QUANTILES,
     Sizes,
@@ -47,7 +47,7 @@ from panet.data.summary import (
     sample_records,
     summarize_dataset,
 )
-from panet.errors import InputError, add_debug_argument, exit_on_input_error
+from panet.utils.errors import InputError, add_debug_argument, exit_on_input_error
 
 SHOWN = 20
 

@@ -11,10 +11,10 @@ the result fills the model exactly.
 import argparse
 from pathlib import Path
 
-from panet.checkpoint.conversion import convert_file
-from panet.checkpoint.systems import SOURCES
+from panet.checkpoint.convert.conversion import convert_file
+from panet.checkpoint.convert.systems import SOURCES
 from panet.checkpoint.weights import FORMATS, save_weights
-from panet.errors import InputError, add_debug_argument, exit_on_input_error
+from panet.utils.errors import InputError, add_debug_argument, exit_on_input_error
 
 
 def parse_arguments() -> argparse.Namespace:

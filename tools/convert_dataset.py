@@ -26,7 +26,7 @@ from panet.data.conversion import (
     to_coco,
     yolo_classes,
 )
-from panet.errors import InputError, add_debug_argument, exit_on_input_error
+from panet.utils.errors import InputError, add_debug_argument, exit_on_input_error
 
 
 def parse_arguments() -> argparse.Namespace:

@@ -29,12 +29,12 @@ from tabulate import tabulate
 from tqdm import tqdm
 
 from panet.config import load_config
-from panet.device import keep_freed_memory
 from panet.engine import PANetTrainer
 from panet.engine.hooks import EarlyLook, ProgressBar
 from panet.evaluation import draw_comparison
 from panet.model_zoo import get_config_file
 from panet.reporting import read_run, write_report
+from panet.utils.device import keep_freed_memory
 
 Picture = npt.NDArray[np.uint8]
 

@@ -12,7 +12,7 @@ from pathlib import Path
 
 from panet.checkpoint.reading import load_checkpoint, split_checkpoint
 from panet.checkpoint.weights import load_safetensors, save_weights
-from panet.errors import add_debug_argument, exit_on_input_error
+from panet.utils.errors import add_debug_argument, exit_on_input_error
 
 
 def main() -> None:

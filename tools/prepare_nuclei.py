@@ -29,7 +29,7 @@ from panet.data.nuclei import (
     to_coco,
     write_json,
 )
-from panet.errors import InputError, add_debug_argument, exit_on_input_error
+from panet.utils.errors import InputError, add_debug_argument, exit_on_input_error
 
 
 def parse_arguments() -> argparse.Namespace:

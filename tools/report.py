@@ -9,8 +9,8 @@ run lacks is left out.
 import argparse
 from pathlib import Path
 
-from panet.errors import exit_on_input_error
 from panet.reporting import read_run, write_report
+from panet.utils.errors import exit_on_input_error
 
 
 def parse_arguments() -> argparse.Namespace:

@@ -22,15 +22,15 @@ from tqdm import tqdm
 
 from panet import model_zoo
 from panet.checkpoint import build_checkpointer
-from panet.checkpoint.atomic import open_atomically
 from panet.config import load_config
 from panet.data.availability import check_datasets
-from panet.deployment import optimize_from_config
-from panet.device import check_gpus, keep_freed_memory, limit_cpu_threads
+from panet.deployment.optimize import optimize_from_config
 from panet.engine import PANetTrainer
-from panet.errors import add_debug_argument, exit_on_input_error
-from panet.launch import launch
 from panet.modeling.independent_rpn import proposal_network_config
+from panet.utils.atomic import open_atomically
+from panet.utils.device import check_gpus, keep_freed_memory, limit_cpu_threads
+from panet.utils.errors import add_debug_argument, exit_on_input_error
+from panet.utils.launch import launch
 
 # An image's id, its boxes (N, 4) and their logits (N,).
 Proposals = tuple[int | str, npt.NDArray[np.float32], npt.NDArray[np.float32]]

@@ -15,15 +15,15 @@ from detectron2.utils import comm
 from omegaconf import DictConfig
 from torch import nn
 
-from panet.errors import DownloadError, InputError
 from panet.lazy_config import dataset_names
+from panet.utils.atomic import AtomicPathManager
+from panet.utils.errors import DownloadError, InputError
+from panet.utils.safe_pickle import load_pickle
 
-from .atomic import AtomicPathManager
 from .class_transfer import match_classes, transfer_classes
+from .convert.source import rename_tensor
+from .convert.systems import SOURCES
 from .reading import load_checkpoint, split_checkpoint
-from .safe_pickle import load_pickle
-from .source import rename_tensor
-from .systems import SOURCES
 from .timm_weights import rename_timm_weights
 from .torchvision_resnet import is_torchvision_resnet, resnet_modules
 from .weights import load_safetensors

@@ -5,7 +5,7 @@ from typing import Any, NamedTuple
 
 from torch import Tensor
 
-from panet.errors import InputError
+from panet.utils.errors import InputError
 
 
 class _Rows(NamedTuple):

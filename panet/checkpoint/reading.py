@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from panet.errors import InputError
+from panet.utils.errors import InputError
 
 # Numbers of numpy, which training programs leave beside the weights, under both names that numpy
 # has given to the function that makes them.

@@ -5,7 +5,7 @@ from collections.abc import Mapping
 
 from torch import Tensor, nn
 
-from panet.modeling.timm_backbone import TimmBackbone
+from panet.modeling.backbones.timm import TimmBackbone
 
 
 def rename_timm_weights(model: nn.Module, state: Mapping[str, Tensor]) -> dict[str, Tensor] | None:

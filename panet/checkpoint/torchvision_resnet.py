@@ -2,7 +2,7 @@
 
 from collections.abc import Iterable, Mapping
 
-from panet.errors import InputError
+from panet.utils.errors import InputError
 
 STAGES = ("res2", "res3", "res4", "res5")
 _MOST_BLOCKS = 36  # of a stage: res4 of ResNet-152

@@ -10,9 +10,8 @@ import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
-from panet.errors import InputError
-
-from .atomic import open_atomically
+from panet.utils.atomic import open_atomically
+from panet.utils.errors import InputError
 
 FORMATS = (".pth", ".safetensors")
 

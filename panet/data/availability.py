@@ -9,7 +9,7 @@ from detectron2.config import CfgNode
 from detectron2.data import DatasetCatalog, MetadataCatalog
 from detectron2.utils.file_io import PathManager
 
-from panet.errors import InputError
+from panet.utils.errors import InputError
 
 from . import mapillary
 from .proposals import check_proposals

@@ -9,7 +9,7 @@ from collections.abc import Collection, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
-from panet.errors import InputError
+from panet.utils.errors import InputError
 
 from .annotation_checking import LEFT_OUT, annotation_findings
 from .coco_file import category_names

@@ -9,7 +9,7 @@ import numpy.typing as npt
 from detectron2.utils import comm
 from torch.utils.data import Sampler
 
-from panet.errors import InputError
+from panet.utils.errors import InputError
 
 _DRAWS_AT_ONCE = 4096
 

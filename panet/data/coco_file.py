@@ -9,7 +9,7 @@ from typing import Any
 
 from pycocotools import mask as rle
 
-from panet.errors import InputError
+from panet.utils.errors import InputError
 
 
 @dataclass

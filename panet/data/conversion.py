@@ -17,7 +17,7 @@ import numpy.typing as npt
 from PIL import Image, ImageOps
 from pycocotools import mask as rle
 
-from panet.errors import InputError
+from panet.utils.errors import InputError
 
 _EXTENSIONS = {".bmp", ".jpeg", ".jpg", ".png", ".tif", ".tiff", ".webp"}
 """Of the images that the package reads."""

@@ -8,7 +8,7 @@ import numpy as np
 import numpy.typing as npt
 from pycocotools import mask as rle
 
-from panet.errors import InputError
+from panet.utils.errors import InputError
 
 NO_OBJECT = -1
 """In place of a class, for labels that are not objects."""

@@ -22,8 +22,8 @@ from detectron2.utils import comm
 from detectron2.utils.env import seed_all_rng
 from torch.utils.data import DataLoader, Dataset, Sampler
 
-from panet.errors import InputError
-from panet.modeling.choices import check_choice
+from panet.utils.choices import check_choice
+from panet.utils.errors import InputError
 
 from .availability import check_datasets
 from .class_balanced_sampler import ClassBalancedTrainingSampler

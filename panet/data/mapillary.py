@@ -12,7 +12,7 @@ from detectron2.utils import comm
 from PIL import Image, UnidentifiedImageError
 from tqdm import tqdm
 
-from panet.errors import InputError
+from panet.utils.errors import InputError
 
 from .instance_map import NO_OBJECT
 

@@ -10,7 +10,7 @@ from detectron2.data.detection_utils import SizeMismatchError, filter_empty_inst
 from detectron2.data.transforms import RandomFlip, TransformList
 from detectron2.structures import Instances
 
-from panet.errors import InputError
+from panet.utils.errors import InputError
 
 from .instance_map import InstanceMap, object_class, object_ids, read_instance_map
 from .mapped_masks import MappedMasks

@@ -13,8 +13,8 @@ from detectron2.data.datasets import register_coco_instances
 from PIL import Image
 from pycocotools import mask as rle
 
-from panet.checkpoint.atomic import open_atomically
-from panet.errors import InputError
+from panet.utils.atomic import open_atomically
+from panet.utils.errors import InputError
 
 SPLITS = ("train", "val")
 CLASS = "nucleus"

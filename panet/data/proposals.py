@@ -15,8 +15,8 @@ from detectron2.config import CfgNode
 from detectron2.structures import BoxMode
 from detectron2.utils.file_io import PathManager
 
-from panet.checkpoint.safe_pickle import load_pickle
-from panet.errors import InputError
+from panet.utils.errors import InputError
+from panet.utils.safe_pickle import load_pickle
 
 logger = logging.getLogger(__name__)
 

@@ -8,7 +8,7 @@ from typing import Any
 from detectron2.config import CfgNode
 from detectron2.data import get_detection_dataset_dicts
 
-from panet.errors import InputError
+from panet.utils.errors import InputError
 
 from .availability import check_classes
 from .proposals import load_proposals

@@ -11,7 +11,7 @@ import torch
 from detectron2.engine import HookBase
 from detectron2.utils import comm
 
-from panet.device import HostCopy
+from panet.utils.device import HostCopy
 
 logger = logging.getLogger(__name__)
 

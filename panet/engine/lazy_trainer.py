@@ -22,7 +22,7 @@ from torch import nn
 
 from panet.checkpoint import PANetCheckpointer, build_lazy_checkpointer
 from panet.data.availability import check_files, compare_classes
-from panet.deployment import optimize_by_name
+from panet.deployment.optimize import optimize_by_name
 from panet.evaluation import InBackground, PictureRecorder
 from panet.lazy_config import dataset_names, replace_cuda_only_norms
 from panet.modeling.build import lay_out

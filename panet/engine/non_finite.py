@@ -8,7 +8,7 @@ import torch
 from detectron2.utils import comm
 from torch import Tensor, nn
 
-from panet.device import HostCopy
+from panet.utils.device import HostCopy
 
 
 class NonFiniteLosses:

@@ -7,8 +7,8 @@ from detectron2.solver import get_default_optimizer_params
 from detectron2.solver.build import maybe_add_gradient_clipping
 from torch import nn
 
-from panet.modeling.choices import check_choice
-from panet.modeling.timm_backbone import TimmBackbone
+from panet.modeling.backbones.timm import TimmBackbone
+from panet.utils.choices import check_choice
 
 
 def build_optimizer(cfg: CfgNode, model: nn.Module) -> torch.optim.Optimizer:

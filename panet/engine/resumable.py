@@ -21,9 +21,9 @@ from torch import nn
 
 from panet.checkpoint import PANetCheckpointer
 from panet.data.loader import TrainBatchSampler
-from panet.device import usable_precision
-from panet.errors import InputError
-from panet.modeling.choices import check_choice
+from panet.utils.choices import check_choice
+from panet.utils.device import usable_precision
+from panet.utils.errors import InputError
 
 from .amp import BFloat16Trainer
 from .hooks import SeedIteration

@@ -18,9 +18,9 @@ from panet.data.availability import check_classes, check_datasets, check_split
 from panet.data.loader import build_train_loader
 from panet.data.proposals import proposals_read_safely
 from panet.data.records import one_line_errors
-from panet.deployment import optimize_from_config
+from panet.deployment.optimize import optimize_from_config
 from panet.evaluation import InBackground, PictureRecorder, build_evaluator
-from panet.inference import RCNNEnsemble, add_testing_tricks
+from panet.evaluation.tta import RCNNEnsemble, add_testing_tricks
 from panet.modeling.build import build_model
 from panet.prediction import load_trained_model
 

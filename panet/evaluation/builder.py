@@ -7,7 +7,7 @@ from detectron2.config import CfgNode
 from detectron2.data import MetadataCatalog
 from detectron2.evaluation import DatasetEvaluator
 
-from panet.errors import InputError
+from panet.utils.errors import InputError
 
 from .cityscapes import CityscapesInstanceEvaluator
 from .coco import COCO_MAX_DETECTIONS, COCOEvaluator

@@ -5,7 +5,7 @@ from typing import Any
 
 from detectron2.evaluation import DatasetEvaluator
 
-from panet.background import Background
+from panet.utils.background import Background
 
 
 class InBackground(DatasetEvaluator):

@@ -13,9 +13,9 @@ from detectron2.modeling.poolers import assign_boxes_to_levels
 from detectron2.structures import Boxes
 from torch import Tensor
 
-from panet.errors import InputError
 from panet.modeling import AllLevelPooler, FusedFirstLayer
 from panet.modeling.pooler import PooledLevels
+from panet.utils.errors import InputError
 
 # FPN's rule: a box of this size in pixels goes to this level.
 _CANONICAL_SIZE, _CANONICAL_LEVEL = 224, 4

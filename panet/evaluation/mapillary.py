@@ -12,8 +12,8 @@ from iopath.common.file_io import file_lock
 from pycocotools import mask as rle
 from tqdm import tqdm
 
-from panet.checkpoint.atomic import open_atomically
 from panet.data.instance_map import encode_objects, object_class, read_instance_map
+from panet.utils.atomic import open_atomically
 
 from .coco import COCOEvaluator
 

@@ -9,7 +9,7 @@ from detectron2.evaluation import DatasetEvaluator
 from detectron2.utils import comm
 from detectron2.utils.events import get_event_storage, has_event_storage
 
-from panet.errors import InputError
+from panet.utils.errors import InputError
 
 from .pictures import draw_comparison
 

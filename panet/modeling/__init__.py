@@ -1,8 +1,9 @@
 """The network, in the order of its forward pass: pyramid, pooler, box head, mask head."""
 
 from .anchors import DetectronAnchorGenerator
+from .backbones.deformable import DeformConv, make_deformable
+from .backbones.timm import TimmBackbone, build_timm_backbone, build_timm_pafpn_backbone
 from .box_head import PANetBoxHead
-from .deformable import DeformConv, make_deformable
 from .fusion import FusedFirstLayer
 from .independent_rpn import IndependentRPN
 from .mask_head import FullyConnectedBranch, PANetMaskHead
@@ -10,7 +11,6 @@ from .mmdet_pafpn import MMDetPAFPN, build_resnet_mmdet_pafpn_backbone
 from .pafpn import PAFPN, build_resnet_pafpn_backbone, build_retinanet_resnet_pafpn_backbone
 from .pooler import AllLevelPooler, AssignedLevelPooler
 from .roi_heads import CascadePANetROIHeads, PANetROIHeads
-from .timm_backbone import TimmBackbone, build_timm_backbone, build_timm_pafpn_backbone
 
 __all__ = [
     "PAFPN",

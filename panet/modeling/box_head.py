@@ -11,7 +11,7 @@ from detectron2.modeling.roi_heads import ROI_BOX_HEAD_REGISTRY, FastRCNNConvFCH
 from fvcore.nn import weight_init
 from torch import Tensor, nn
 
-from .fully_connected import FullyConnected
+from .cpu.fully_connected import FullyConnected
 from .fusion import FusedFirstLayer, fusion_from_config
 from .norms import check_roi_norm
 from .pooler import PooledLevels

@@ -6,10 +6,10 @@ from detectron2.modeling import build_model as build_plain_model
 from detectron2.utils import comm
 from torch import nn
 
-from panet.device import replace_cuda_only_norms
+from panet.utils.device import replace_cuda_only_norms
 
-from .convolutions import activate_in_place, speed_up_convolutions
-from .group_norm import train_group_norms_contiguously
+from .cpu.group_norm import train_group_norms_contiguously
+from .cpu.layers import activate_in_place, speed_up_convolutions
 
 
 def build_model(cfg: CfgNode) -> nn.Module:

@@ -12,8 +12,9 @@ from torch.autograd.function import once_differentiable
 from torch.nn import functional as F
 from torch.utils.checkpoint import checkpoint
 
-from .choices import check_choice
-from .fully_connected import FullyConnected
+from panet.utils.choices import check_choice
+
+from .cpu.fully_connected import FullyConnected
 
 FUSIONS = ("max", "sum")
 

@@ -9,7 +9,7 @@ from detectron2.modeling import PROPOSAL_GENERATOR_REGISTRY, ProposalNetwork
 from detectron2.structures import ImageList, Instances
 from torch import Tensor, nn
 
-from panet.errors import InputError
+from panet.utils.errors import InputError
 
 from .build import build_model
 

@@ -18,8 +18,9 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.utils.checkpoint import checkpoint
 
-from .choices import check_choice
-from .fully_connected import FullyConnected
+from panet.utils.choices import check_choice
+
+from .cpu.fully_connected import FullyConnected
 from .fusion import FusedFirstLayer, fusion_from_config
 from .norms import check_roi_norm
 

@@ -1,6 +1,6 @@
 """Names of normalization layers."""
 
-from .choices import check_choice
+from panet.utils.choices import check_choice
 
 NORMS = ("", "GN", "BN", "SyncBN", "naiveSyncBN", "naiveSyncBN_N", "FrozenBN", "LN")
 """What :func:`detectron2.layers.get_norm` accepts, "" for no normalization."""

@@ -13,10 +13,11 @@ from fvcore.nn import weight_init
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from .choices import check_choice
-from .convolutions import fold_frozen_norms
+from panet.utils.choices import check_choice
+
+from .backbones.deformable import build_resnet
 from .cpu.fused import convolve_onto
-from .deformable import build_resnet
+from .cpu.layers import fold_frozen_norms
 from .norms import check_norm
 
 
@@ -57,7 +58,7 @@ class PAFPN(FPN):
         """
         Args:
             bottom_up: what FPN reads; its frozen norms are folded, see
-                :func:`panet.modeling.convolutions.fold_frozen_norms`.
+                :func:`panet.modeling.cpu.layers.fold_frozen_norms`.
             in_features, out_channels, norm, fuse_type, square_pad: see
                 :class:`detectron2.modeling.FPN`.
             top_block: extra levels beyond the coarsest one, e.g. ``LastLevelMaxPool()``. Its

@@ -12,8 +12,9 @@ from detectron2.structures import Boxes
 from torch import Tensor, nn
 from torchvision.ops import roi_align
 
-from .choices import check_choice
-from .roi_align import Grid, gather_roi_align
+from panet.utils.choices import check_choice
+
+from .cpu.roi_align import Grid, gather_roi_align
 
 POOLER_TYPES = {"ROIAlign": False, "ROIAlignV2": True}
 """Pooler types of detectron2 that pool from all levels, and whether each aligns by half a pixel."""

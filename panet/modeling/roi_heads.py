@@ -9,7 +9,7 @@ from detectron2.modeling.roi_heads.cascade_rcnn import _ScaleGradient
 from detectron2.structures import Instances
 from torch import Tensor
 
-from panet.errors import InputError
+from panet.utils.errors import InputError
 
 from .pooler import build_pooler
 

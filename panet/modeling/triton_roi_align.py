@@ -9,7 +9,7 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 from triton import language as tl
 
-from .roi_align import Grid
+from .cpu.roi_align import Grid
 
 # A warp for each of these bins, 8 channels a thread.
 _BIN_BLOCK = 4

@@ -5,7 +5,7 @@ from contextlib import suppress
 
 import cv2
 
-from panet.errors import InputError
+from panet.utils.errors import InputError
 
 from .folder import ResultsFolder, frame_name, stamp_of
 from .inputs import Source

@@ -12,7 +12,7 @@ import numpy as np
 from PIL import Image
 from pycocotools import mask as rle
 
-from panet.checkpoint.atomic import open_atomically
+from panet.utils.atomic import open_atomically
 
 from .detections import Category
 from .drawing import draw

@@ -6,7 +6,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from panet.errors import InputError
+from panet.utils.errors import InputError
 
 IMAGE_EXTENSIONS = frozenset(
     f".{kind}"

@@ -8,7 +8,7 @@ from typing import Any
 
 from pycocotools import mask as rle
 
-from panet.checkpoint.atomic import open_atomically
+from panet.utils.atomic import open_atomically
 
 from .folder import Record, ResultsFolder, read_json
 

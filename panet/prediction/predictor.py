@@ -13,8 +13,8 @@ from detectron2.structures import Instances
 from panet import model_zoo
 from panet.config import load_config
 from panet.data.availability import CLASS_SECTIONS
-from panet.errors import InputError
-from panet.inference.views import view_sizes
+from panet.evaluation.tta.views import view_sizes
+from panet.utils.errors import InputError
 
 from .detections import to_detections
 from .drawing import draw

@@ -10,7 +10,7 @@ import numpy.typing as npt
 from detectron2.data.detection_utils import _apply_exif_orientation, convert_PIL_to_numpy
 from PIL import Image, UnidentifiedImageError
 
-from panet.errors import InputError
+from panet.utils.errors import InputError
 
 Picture = npt.NDArray[np.uint8]
 """(H, W, 3), BGR."""

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from detectron2.structures import Instances
 
-from panet.background import Background
+from panet.utils.background import Background
 
 from .batching import group_alike
 from .folder import Record, ResultsFolder, frame_name, stamp_of

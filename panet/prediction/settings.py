@@ -9,7 +9,7 @@ from urllib.parse import urlparse
 from detectron2.config import CfgNode
 from detectron2.utils.file_io import PathManager
 
-from panet.errors import DownloadError, InputError
+from panet.utils.errors import DownloadError, InputError
 
 from .trained_model import member_configs
 

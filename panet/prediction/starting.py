@@ -7,7 +7,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from panet.errors import InputError
+from panet.utils.errors import InputError
 
 from .folder import read_json, write_json
 from .inputs import common_folder

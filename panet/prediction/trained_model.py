@@ -11,10 +11,10 @@ from panet import model_zoo
 from panet.checkpoint import CompleteCheckpointer
 from panet.config import load_config
 from panet.data.availability import CLASS_SECTIONS
-from panet.deployment import optimize_from_config
-from panet.errors import InputError
-from panet.inference import RCNNEnsemble, add_testing_tricks
+from panet.deployment.optimize import optimize_from_config
+from panet.evaluation.tta import RCNNEnsemble, add_testing_tricks
 from panet.modeling.build import build_model
+from panet.utils.errors import InputError
 
 from .detections import Category
 

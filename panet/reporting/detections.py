@@ -11,9 +11,9 @@ from detectron2.config import CfgNode
 from detectron2.data import DatasetCatalog, MetadataCatalog
 
 from panet.data.availability import check_datasets
-from panet.errors import InputError
 from panet.evaluation import build_evaluator
 from panet.evaluation.coco import COCOEvaluator
+from panet.utils.errors import InputError
 
 PREDICTIONS = Path("inference", "coco_instances_results.json")
 """Where detectron2's evaluator leaves the predictions in the folder of a run."""

@@ -16,8 +16,8 @@ from detectron2.structures import Boxes, BoxMode, Instances
 from PIL import Image
 from pycocotools import mask as rle
 
-from panet.errors import InputError
 from panet.evaluation import draw_comparison
+from panet.utils.errors import InputError
 
 from .confusion import Mistake
 from .detections import Detections

@@ -6,7 +6,7 @@ from pathlib import Path
 import jinja2
 import numpy as np
 
-from panet.errors import InputError
+from panet.utils.errors import InputError
 from panet.version import __version__
 
 from . import charts

@@ -11,7 +11,7 @@ from typing import Any
 from detectron2.config import CfgNode
 
 from panet.config import load_config
-from panet.errors import InputError
+from panet.utils.errors import InputError
 
 Metrics = dict[int, dict[str, float]]
 """The metrics that were written at an iteration."""

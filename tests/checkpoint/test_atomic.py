@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from panet.checkpoint.atomic import open_atomically
+from panet.utils.atomic import open_atomically
 
 
 def test_the_new_file_replaces_the_old_one_at_the_end(tmp_path: Path) -> None:
@@ -46,7 +46,7 @@ def test_killed_while_writing(tmp_path: Path) -> None:
     path.write_text("old")
     program = (
         "import sys, time\n"
-        "from panet.checkpoint.atomic import open_atomically\n"
+        "from panet.utils.atomic import open_atomically\n"
         "with open_atomically(sys.argv[1], 'w') as file:\n"
         "    file.write('new'); file.flush(); print('writing', flush=True); time.sleep(60)\n"
     )

@@ -20,7 +20,7 @@ from torch import Tensor, nn
 from panet.checkpoint import PANetCheckpointer, build_checkpointer
 from panet.checkpoint.class_transfer import match_classes, transfer_classes
 from panet.engine import PANetTrainer
-from panet.errors import DownloadError, InputError
+from panet.utils.errors import DownloadError, InputError
 
 PREDICTOR = "roi_heads.box_predictor"
 MASKS = "roi_heads.mask_head.predictor"

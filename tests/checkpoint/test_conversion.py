@@ -13,10 +13,10 @@ from torch import Tensor, nn
 
 from panet import load_config
 from panet.checkpoint import build_checkpointer
-from panet.checkpoint.conversion import convert, convert_file
-from panet.checkpoint.systems import SOURCES
+from panet.checkpoint.convert.conversion import convert, convert_file
+from panet.checkpoint.convert.systems import SOURCES
 from panet.engine import PANetTrainer
-from panet.errors import InputError
+from panet.utils.errors import InputError
 
 ROOT = Path(__file__).parents[2]
 ROIS = torch.tensor(

@@ -10,7 +10,7 @@ import torch
 from torch import nn
 
 from panet.checkpoint.reading import load_checkpoint, split_checkpoint
-from panet.errors import InputError
+from panet.utils.errors import InputError
 
 
 class Executes:

@@ -9,8 +9,8 @@ from typing import Any
 import numpy as np
 import pytest
 
-from panet.checkpoint.safe_pickle import load_pickle
-from panet.errors import InputError
+from panet.utils.errors import InputError
+from panet.utils.safe_pickle import load_pickle
 
 DATA = OrderedDict(
     ids=[7, "aachen_000000"],

@@ -11,7 +11,7 @@ from panet.checkpoint.reading import load_checkpoint
 from panet.checkpoint.weights import load_safetensors, save_weights
 from panet.data import shapes
 from panet.engine import PANetTrainer
-from panet.errors import InputError
+from panet.utils.errors import InputError
 
 
 @pytest.mark.parametrize("name", ["model.pth", "model.safetensors"])

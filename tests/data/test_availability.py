@@ -16,7 +16,7 @@ from panet import load_config
 from panet.data.availability import check_classes, check_datasets, check_split
 from panet.data.proposals import check_proposals
 from panet.engine import PANetTrainer
-from panet.errors import InputError
+from panet.utils.errors import InputError
 
 
 @pytest.fixture

@@ -12,7 +12,7 @@ from detectron2.config import CfgNode
 from panet.data.class_balanced_sampler import ClassBalancedTrainingSampler
 from panet.data.loader import TrainBatchSampler, build_train_loader
 from panet.engine import PANetTrainer
-from panet.errors import InputError
+from panet.utils.errors import InputError
 
 
 def image(*classes: int, crowds: tuple[int, ...] = ()) -> dict[str, Any]:

@@ -19,7 +19,7 @@ from panet.data.conversion import (
     to_coco,
     yolo_classes,
 )
-from panet.errors import InputError
+from panet.utils.errors import InputError
 
 pytest.importorskip("supervision")
 

@@ -15,7 +15,7 @@ from panet.data.instance_map import (
     object_ids,
     read_instance_map,
 )
-from panet.errors import InputError
+from panet.utils.errors import InputError
 
 # Labels 0 and 2 are objects, of the classes 0 and 1.
 LABEL_CLASSES = (0, -1, 1)

@@ -10,7 +10,7 @@ from detectron2.data import MetadataCatalog
 from small_datasets import VISTAS_CLASSES, VISTAS_LABELS, write_vistas
 
 from panet.data import mapillary
-from panet.errors import InputError
+from panet.utils.errors import InputError
 
 TRAIN = "mapillary_vistas_train"
 

@@ -16,7 +16,7 @@ from small_datasets import VISTAS_LABELS, write_vistas
 
 from panet.data.mapillary import load_vistas
 from panet.data.mapper import InstanceMapMapper
-from panet.errors import InputError
+from panet.utils.errors import InputError
 
 
 @pytest.fixture

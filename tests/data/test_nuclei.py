@@ -13,7 +13,7 @@ from panet import load_config
 from panet.data.availability import check_datasets
 from panet.data.nuclei import SPLITS, convert, find_sources, register_nuclei, to_coco, write_json
 from panet.engine import PANetTrainer
-from panet.errors import InputError
+from panet.utils.errors import InputError
 
 
 @pytest.fixture

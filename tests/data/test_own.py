@@ -15,12 +15,12 @@ from detectron2.structures import Boxes, Instances
 from pycocotools import mask as rle
 
 from panet import load_config
-from panet.data import own
+from panet.data import custom as own
 from panet.data.availability import check_split
 from panet.data.loader import build_train_loader
 from panet.engine import PANetTrainer
-from panet.errors import InputError
 from panet.evaluation import build_evaluator
+from panet.utils.errors import InputError
 
 
 @pytest.fixture(autouse=True)

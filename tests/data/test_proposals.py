@@ -15,7 +15,7 @@ from detectron2.structures import BoxMode
 from panet.data.loader import build_train_loader
 from panet.data.proposals import load_proposals
 from panet.engine import PANetTrainer
-from panet.errors import InputError
+from panet.utils.errors import InputError
 
 RECORDS = [{"image_id": 3}, {"image_id": "b"}]
 

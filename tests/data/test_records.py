@@ -17,7 +17,7 @@ from panet.data.loader import build_train_loader
 from panet.data.mapillary import load_vistas
 from panet.data.mapped_masks import MappedMasks
 from panet.data.records import read_train_records
-from panet.errors import InputError
+from panet.utils.errors import InputError
 
 POLYGON = [[2.0, 2.0, 30.0, 2.0, 30.0, 30.0]]
 

@@ -14,7 +14,7 @@ from small_batches import image
 from torch import distributed, multiprocessing
 
 from panet.engine import PANetTrainer
-from panet.launch import launch
+from panet.utils.launch import launch
 
 
 class DoubleTrainer(PANetTrainer):

@@ -19,8 +19,8 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 
 from panet.checkpoint import PANetCheckpointer
 from panet.engine import LazyTrainer, PANetTrainer
-from panet.errors import InputError
 from panet.lazy_config import load_lazy_config
+from panet.utils.errors import InputError
 
 QUICK = CONFIGS / "lazy" / "quick" / "panet_R18_shapes.py"
 

@@ -16,8 +16,8 @@ from detectron2.data.datasets import register_coco_instances
 from detectron2.engine import HookBase
 
 from panet.engine import PANetTrainer
-from panet.errors import InputError
-from panet.launch import launch
+from panet.utils.errors import InputError
+from panet.utils.launch import launch
 
 
 class At(HookBase):

@@ -12,10 +12,10 @@ from detectron2.config import CfgNode
 from detectron2.data import DatasetMapper, build_detection_train_loader
 from detectron2.data.transforms import ResizeShortestEdge
 
-from panet import device
 from panet.data.loader import build_train_loader
 from panet.engine import PANetTrainer
-from panet.inference import RCNNEnsemble
+from panet.evaluation.tta import RCNNEnsemble
+from panet.utils import device
 
 
 def weights(trainer: PANetTrainer) -> dict[str, torch.Tensor]:

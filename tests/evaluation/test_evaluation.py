@@ -28,8 +28,8 @@ from detectron2.evaluation import (
 from detectron2.structures import Boxes, Instances
 from small_datasets import write_cityscapes
 
-from panet.errors import InputError
 from panet.evaluation import build_evaluator, draw_comparison
+from panet.utils.errors import InputError
 
 
 def ground_truth_as_predictions(record: dict[str, Any]) -> Instances:

@@ -13,9 +13,9 @@ from detectron2.structures import Boxes, Instances
 from torch import nn
 from torchvision.ops import roi_align
 
-from panet.errors import InputError
 from panet.evaluation.level_shares import LevelShares, count_level_shares
 from panet.modeling import FusedFirstLayer
+from panet.utils.errors import InputError
 
 SIZE = (512, 512)
 LEVELS = ("p2", "p3", "p4", "p5")

@@ -18,8 +18,8 @@ from pycocotools import mask as rle
 from small_datasets import VISTAS_CLASSES, VISTAS_LABELS, write_vistas
 
 from panet.data.mapillary import load_vistas
-from panet.errors import InputError
 from panet.evaluation import build_evaluator, mapillary
+from panet.utils.errors import InputError
 
 NAME = "evaluated_vistas"
 THINGS = [label for label, (_, _, is_thing, _) in enumerate(VISTAS_LABELS) if is_thing]

@@ -14,8 +14,8 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 from test_evaluation import ground_truth_as_predictions
 
 from panet.engine import PANetTrainer
-from panet.errors import InputError
 from panet.evaluation import PictureRecorder
+from panet.utils.errors import InputError
 
 
 def record(

@@ -20,10 +20,10 @@ from small_models import find_much
 from torch import nn
 
 from panet.engine import PANetTrainer
-from panet.errors import InputError
-from panet.inference import RCNNEnsemble, add_testing_tricks
-from panet.inference.views import ViewMapper, build_view_mapper
-from panet.inference.voting import vote_boxes, vote_masks
+from panet.evaluation.tta import RCNNEnsemble, add_testing_tricks
+from panet.evaluation.tta.views import ViewMapper, build_view_mapper
+from panet.evaluation.tta.voting import vote_boxes, vote_masks
+from panet.utils.errors import InputError
 
 
 @pytest.fixture

@@ -5,13 +5,13 @@ import torch
 from detectron2.config import CfgNode
 from detectron2.structures import Boxes, Instances
 
-from panet.errors import InputError
-from panet.inference.views import (
+from panet.evaluation.tta.views import (
     batches_of_like_size,
     build_view_mapper,
     map_back,
     transform_proposals,
 )
+from panet.utils.errors import InputError
 
 IMAGE = {"image": torch.zeros(3, 60, 80, dtype=torch.uint8), "height": 60, "width": 80}
 

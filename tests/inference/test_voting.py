@@ -6,8 +6,8 @@ import torch
 from detectron2.layers import paste_masks_in_image
 from detectron2.structures import Boxes, Instances
 
-from panet.inference.tightening import tighten_boxes
-from panet.inference.voting import vote_boxes, vote_masks
+from panet.evaluation.tta.tight_boxes import tighten_boxes
+from panet.evaluation.tta.voting import vote_boxes, vote_masks
 
 HEIGHT, WIDTH = 40, 56
 

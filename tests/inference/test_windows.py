@@ -8,15 +8,15 @@ import torch
 from detectron2.config import CfgNode
 from detectron2.structures import Boxes, Instances
 
-from panet.errors import InputError
-from panet.inference.views import (
+from panet.evaluation.tta.tiles import WindowTransform, cut_windows, lay_out_spans
+from panet.evaluation.tta.views import (
     build_view_mapper,
     drop_others,
     map_back,
     transform_proposals,
     view_sizes,
 )
-from panet.inference.windows import WindowTransform, cut_windows, lay_out_spans
+from panet.utils.errors import InputError
 
 IMAGE = {
     "image": torch.arange(3 * 50 * 70).reshape(3, 50, 70).remainder(251).byte(),

@@ -14,10 +14,10 @@ from torch import Tensor, nn
 
 from panet import optimize_for_inference
 from panet.checkpoint.class_transfer import match_classes, transfer_classes
-from panet.errors import InputError
 from panet.evaluation.level_shares import count_level_shares
 from panet.modeling import CascadePANetROIHeads, FusedFirstLayer
 from panet.modeling.pooler import PooledLevels
+from panet.utils.errors import InputError
 
 SIZE = (96, 128)
 STRIDES = {"p2": 4, "p3": 8, "p4": 16, "p5": 32}

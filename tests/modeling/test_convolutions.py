@@ -8,7 +8,7 @@ from detectron2.layers import Conv2d, FrozenBatchNorm2d, get_norm
 from detectron2.modeling.backbone.resnet import BottleneckBlock
 from torch import nn
 
-from panet.modeling.convolutions import (
+from panet.modeling.cpu.layers import (
     FrozenNormConv2d,
     activate_in_place,
     fold_frozen_norms,

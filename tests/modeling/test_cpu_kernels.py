@@ -14,10 +14,10 @@ from detectron2.modeling.backbone.resnet import BasicBlock, BottleneckBlock, Res
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from panet.cpu import AVX2_ONLY
-from panet.modeling.convolutions import FastConv2d, speed_up_convolutions
 from panet.modeling.cpu import convolution, fused, weight_gradient, winograd
+from panet.modeling.cpu.layers import FastConv2d, speed_up_convolutions
 from panet.modeling.cpu.linear import linear
+from panet.utils.cpu import AVX2_ONLY
 
 
 def channels_last(*shape: int) -> Tensor:

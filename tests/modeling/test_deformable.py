@@ -15,11 +15,11 @@ from detectron2.modeling.backbone.resnet import BottleneckBlock, DeformBottlenec
 from torch import Tensor, nn
 
 from panet import optimize_for_inference
-from panet.cpu import has_fast_bfloat16
 from panet.engine import PANetTrainer
-from panet.errors import InputError
-from panet.modeling.convolutions import FrozenNormConv2d, fold_frozen_norms
-from panet.modeling.deformable import DeformConv, build_resnet, make_deformable
+from panet.modeling.backbones.deformable import DeformConv, build_resnet, make_deformable
+from panet.modeling.cpu.layers import FrozenNormConv2d, fold_frozen_norms
+from panet.utils.cpu import has_fast_bfloat16
+from panet.utils.errors import InputError
 
 IMAGES = ShapeSpec(channels=3)
 SMALL = [

@@ -7,7 +7,7 @@ import pytest
 import torch
 from torch import nn
 
-from panet.modeling.group_norm import (
+from panet.modeling.cpu.group_norm import (
     ContiguousGroupNorm,
     MatrixGroupNorm,
     train_group_norms_contiguously,

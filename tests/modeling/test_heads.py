@@ -14,7 +14,7 @@ from torch.nn import functional as F
 import panet.modeling.box_head
 from panet.modeling import AllLevelPooler, FusedFirstLayer, PANetBoxHead, PANetMaskHead
 from panet.modeling.build import lay_out
-from panet.modeling.fully_connected import FullyConnected
+from panet.modeling.cpu.fully_connected import FullyConnected
 
 LEVELS, ROIS, CHANNELS = 4, 3, 32
 BOX_SHAPE = ShapeSpec(channels=CHANNELS, height=7, width=7)

@@ -12,9 +12,9 @@ from detectron2.utils.events import EventStorage
 from small_models import find_much
 from torch import nn
 
-from panet.errors import InputError
 from panet.modeling.build import build_model
 from panet.modeling.independent_rpn import proposal_network_config
+from panet.utils.errors import InputError
 
 
 @pytest.fixture

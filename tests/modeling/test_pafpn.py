@@ -13,8 +13,8 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from panet.modeling import PAFPN
-from panet.modeling.convolutions import FrozenNormConv2d
 from panet.modeling.cpu import fused
+from panet.modeling.cpu.layers import FrozenNormConv2d
 
 STRIDES = {"res2": 4, "res3": 8, "res4": 16, "res5": 32}
 

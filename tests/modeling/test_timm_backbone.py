@@ -24,9 +24,9 @@ from torch import Tensor, nn
 from panet import load_config, model_zoo, optimize_for_inference
 from panet.checkpoint import build_checkpointer
 from panet.engine import PANetTrainer
-from panet.errors import DownloadError, InputError
-from panet.launch import launch
 from panet.modeling import TimmBackbone
+from panet.utils.errors import DownloadError, InputError
+from panet.utils.launch import launch
 
 # Of families that have little in common: channels of strides 4 to 32.
 CHANNELS = {

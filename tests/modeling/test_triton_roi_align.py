@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 from torchvision.ops import roi_align
 
-from panet.modeling.roi_align import Grid
+from panet.modeling.cpu.roi_align import Grid
 
 triton = pytest.importorskip("triton")
 from triton.backends.compiler import GPUTarget  # noqa: E402

@@ -5,8 +5,8 @@ from pathlib import Path
 
 import pytest
 
-from panet.errors import InputError
 from panet.prediction.inputs import common_folder, find_files, name_sources
+from panet.utils.errors import InputError
 
 
 @pytest.fixture

@@ -12,9 +12,9 @@ from small_models import SmallModel, write_model
 
 from panet.data.shapes import draw_image
 from panet.engine import PANetTrainer
-from panet.errors import InputError
-from panet.inference import RCNNEnsemble
+from panet.evaluation.tta import RCNNEnsemble
 from panet.prediction import Predictor, load_trained_model
+from panet.utils.errors import InputError
 
 CLASSES = ("disk", "square", "triangle", "star")
 IMAGE = draw_image(7, 0)[0]

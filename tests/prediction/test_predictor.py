@@ -17,8 +17,8 @@ from small_models import SmallModel, write_model
 import panet
 from panet import load_config
 from panet.data.shapes import draw_image
-from panet.errors import InputError
 from panet.prediction import Predictor, UnreadableImageError, prediction_config
+from panet.utils.errors import InputError
 
 CLASSES = ("disk", "square", "triangle", "star")
 

@@ -6,10 +6,10 @@ import pytest
 from detectron2.config import CfgNode
 from small_models import SmallModel, write_model
 
-from panet.errors import InputError
 from panet.prediction import prediction_config
 from panet.prediction.settings import prediction_settings
 from panet.prediction.starting import locked, start
+from panet.utils.errors import InputError
 
 SETTINGS = {"INPUT.FORMAT": "BGR", "weights": "abc"}
 

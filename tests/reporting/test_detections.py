@@ -10,12 +10,12 @@ from detectron2.data import DatasetCatalog, MetadataCatalog
 from small_runs import ground_truth, predict, registered, write_predictions, write_run
 
 from panet import load_config
-from panet.errors import InputError
 from panet.reporting import read_run
 from panet.reporting.accuracy import measure
 from panet.reporting.confusion import compare
 from panet.reporting.detections import read_detections
 from panet.reporting.examples import draw_examples
+from panet.utils.errors import InputError
 
 
 @pytest.fixture

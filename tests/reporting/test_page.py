@@ -14,8 +14,8 @@ import pytest
 from detectron2.config import CfgNode
 from small_runs import ground_truth, predict, registered, write_predictions, write_run
 
-from panet.errors import InputError
 from panet.reporting import read_run, write_report
+from panet.utils.errors import InputError
 
 KEYS = ("image_id", "category_id", "bbox", "segmentation")
 BROWSERS = ("chromium", "chromium-browser", "google-chrome")

@@ -7,8 +7,8 @@ import pytest
 from detectron2.config import CfgNode
 from small_runs import metrics, write_run
 
-from panet.errors import InputError
 from panet.reporting import read_run
+from panet.utils.errors import InputError
 
 
 def test_metrics_are_read_in_the_order_of_iterations(tiny_cfg: CfgNode) -> None:

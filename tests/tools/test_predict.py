@@ -22,7 +22,7 @@ from pycocotools import mask as rle
 from small_models import SmallModel, write_model
 
 from panet.data.shapes import draw_image
-from panet.errors import exit_on_input_error
+from panet.utils.errors import exit_on_input_error
 
 TOOL = CONFIGS.parent / "tools" / "predict.py"
 

@@ -22,7 +22,7 @@ from detectron2.modeling import build_model
 from PIL import Image
 
 from panet.data.loader import build_train_loader
-from panet.launch import launch
+from panet.utils.launch import launch
 
 TOOL = CONFIGS.parent / "tools" / "write_proposals.py"
 # Height and width by id; the sizes are such that they cannot be taken for one another.

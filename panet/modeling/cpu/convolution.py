@@ -8,7 +8,7 @@ from torch.autograd.function import once_differentiable
 from torch.nn import functional as F
 from torch.nn.grad import conv2d_input
 
-from panet.cpu import has_avx2_only
+from panet.utils.cpu import has_avx2_only
 
 from . import winograd
 from .weight_gradient import Pair, is_slow, weight_gradient

@@ -13,7 +13,7 @@ from detectron2.modeling.backbone.resnet import BasicBlock, BottleneckBlock, CNN
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from panet.cpu import HAS_ONEDNN
+from panet.utils.cpu import HAS_ONEDNN
 
 from .convolution import is_improved
 

@@ -11,7 +11,7 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 from torch.nn import functional as F
 
-from panet.cpu import HAS_ONEDNN
+from panet.utils.cpu import HAS_ONEDNN
 
 
 def linear(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:

@@ -11,7 +11,7 @@ from torch import Tensor
 from torch.nn import functional as F
 from torch.nn.grad import conv2d_weight
 
-from panet.cpu import has_avx2_only, has_avx512
+from panet.utils.cpu import has_avx2_only, has_avx512
 
 Pair = tuple[int, int]
 """Down and to the right, as a stride or a padding."""

@@ -2,7 +2,7 @@
 
 from collections.abc import Collection
 
-from panet.errors import InputError
+from .errors import InputError
 
 
 def check_choice(key: str, value: str, allowed: Collection[str]) -> str:

@@ -16,18 +16,18 @@ from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 from torch.utils._pytree import tree_map_only
 
-from panet.device import usable_precision
-from panet.modeling.choices import check_choice
-from panet.modeling.convolutions import (
+from panet.modeling.backbones.timm import TimmBackbone
+from panet.modeling.cpu.fully_connected import FullyConnected
+from panet.modeling.cpu.fused import fuse_residual_blocks
+from panet.modeling.cpu.group_norm import ContiguousGroupNorm, MatrixGroupNorm
+from panet.modeling.cpu.layers import (
     FrozenNormConv2d,
     activate_in_place,
     folded_parameters,
     speed_up_convolutions,
 )
-from panet.modeling.cpu.fused import fuse_residual_blocks
-from panet.modeling.fully_connected import FullyConnected
-from panet.modeling.group_norm import ContiguousGroupNorm, MatrixGroupNorm
-from panet.modeling.timm_backbone import TimmBackbone
+from panet.utils.choices import check_choice
+from panet.utils.device import usable_precision
 
 _DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 

@@ -5,7 +5,7 @@ from typing import Any
 from detectron2.layers import Conv2d, FrozenBatchNorm2d
 from torch import Tensor, nn
 
-from .cpu.convolution import conv2d, is_improved
+from .convolution import conv2d, is_improved
 
 
 class FrozenNormConv2d(Conv2d):

@@ -14,7 +14,7 @@ import numpy as np
 import numpy.typing as npt
 from detectron2.utils.file_io import PathManager
 
-from panet.errors import InputError
+from .errors import InputError
 
 Constructors = Mapping[tuple[str, str], Callable[..., Any]]
 

@@ -14,10 +14,10 @@ from detectron2.structures import Boxes, ImageList, Instances, ROIMasks
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
-from panet.errors import InputError
+from panet.utils.errors import InputError
 
 from .box_predictions import choose_candidates, predict_boxes
-from .tightening import tighten_boxes
+from .tight_boxes import tighten_boxes
 from .views import (
     ViewMapper,
     batches_of_like_size,

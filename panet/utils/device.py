@@ -8,8 +8,8 @@ from detectron2.config import CfgNode
 from detectron2.utils import comm
 from torch import Tensor
 
-from panet.cpu import has_fast_bfloat16
-from panet.errors import InputError
+from .cpu import has_fast_bfloat16
+from .errors import InputError
 
 logger = logging.getLogger(__name__)
 

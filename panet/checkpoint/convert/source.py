@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
-from panet.errors import InputError
+from panet.utils.errors import InputError
 
 Tensors = dict[str, Tensor]
 

@@ -5,8 +5,9 @@ from functools import partial
 
 from torch import Tensor
 
+from panet.checkpoint.torchvision_resnet import bottleneck_depth, resnet_modules
+
 from .source import Source, Tensors, has_module, model_options, refuse
-from .torchvision_resnet import bottleneck_depth, resnet_modules
 
 
 def _pyramid() -> dict[str, str]:

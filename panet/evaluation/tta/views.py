@@ -11,9 +11,9 @@ from detectron2.structures import Boxes, Instances
 from fvcore.transforms import HFlipTransform, NoOpTransform, TransformList
 from torch import Tensor
 
-from panet.errors import InputError
+from panet.utils.errors import InputError
 
-from .windows import WindowTransform, cut_windows
+from .tiles import WindowTransform, cut_windows
 
 Size = tuple[int, int]
 """Height and width in pixels."""

@@ -12,7 +12,7 @@ from detectron2.data import DatasetCatalog, MetadataCatalog
 from detectron2.data.datasets import load_coco_json
 from detectron2.utils import comm
 
-from panet.errors import InputError
+from panet.utils.errors import InputError
 
 from .checking import (
     Defect,

@@ -8,10 +8,10 @@ from detectron2.modeling import build_model
 from torch import Size, Tensor
 
 from panet import model_zoo
+from panet.checkpoint.reading import load_checkpoint, split_checkpoint
 from panet.config import load_config
-from panet.errors import InputError
+from panet.utils.errors import InputError
 
-from .reading import load_checkpoint, split_checkpoint
 from .source import Source, Tensors
 
 

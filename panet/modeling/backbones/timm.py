@@ -14,9 +14,10 @@ from detectron2.modeling.backbone.fpn import LastLevelMaxPool
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from .choices import check_choice
-from .pafpn import PAFPN, build_pyramid
-from .timm_models import build_features, import_timm, plan_features, pretrained_config, to_nchw
+from panet.modeling.pafpn import PAFPN, build_pyramid
+from panet.utils.choices import check_choice
+
+from .timm_features import build_features, import_timm, plan_features, pretrained_config, to_nchw
 
 logger = logging.getLogger(__name__)
 

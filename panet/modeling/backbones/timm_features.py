@@ -12,7 +12,7 @@ from unittest import mock
 import torch
 from torch import Tensor, nn
 
-from panet.errors import DownloadError, InputError
+from panet.utils.errors import DownloadError, InputError
 
 # Ways to ask for images of any size. Each is tried, as families of models know one or none.
 _ANY_SIZE: tuple[dict[str, Any], ...] = (

@@ -7,7 +7,7 @@ import torch
 from detectron2.layers import ShapeSpec, get_norm
 from torch import Tensor, nn
 
-from .cpu.linear import linear
+from .linear import linear
 
 
 class FullyConnected(nn.Conv2d):

@@ -6,8 +6,9 @@ from functools import partial
 import torch
 from torch import Tensor
 
+from panet.checkpoint.torchvision_resnet import STAGES, bottleneck_depth, resnet_modules
+
 from .source import Source, Tensors, has_module, model_options, refuse
-from .torchvision_resnet import STAGES, bottleneck_depth, resnet_modules
 
 _BODY = "Conv_Body.conv_body."
 # FrozenBatchNorm2d's; with it the variance adds up to 1, which leaves the affine layer as it is.

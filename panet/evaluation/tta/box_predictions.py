@@ -7,7 +7,7 @@ from detectron2.modeling.roi_heads import CascadeROIHeads, ROIHeads, StandardROI
 from detectron2.structures import Boxes, Instances
 from torch import Tensor
 
-from panet.errors import InputError
+from panet.utils.errors import InputError
 
 BoxPredictions = tuple[list[Tensor], list[Tensor]]
 """For each image, for its R proposals: boxes in pixels, (R, 4 K) or, class-agnostic, (R, 4); and

@@ -11,7 +11,7 @@ from detectron2.modeling.backbone.resnet import BottleneckBlock, DeformBottlenec
 from torch import Tensor, nn
 from torchvision.ops import deform_conv2d
 
-from panet.errors import InputError
+from panet.utils.errors import InputError
 
 STAGES = ("res2", "res3", "res4", "res5")
 """What the values of ``MODEL.RESNETS.DEFORM_ON_PER_STAGE`` stand for."""

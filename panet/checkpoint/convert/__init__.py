@@ -1,0 +1,1 @@
+"""Other systems' checkpoints made this project's."""

@@ -1,0 +1,1 @@
+"""Backbones beside detectron2's."""

@@ -1,6 +1,7 @@
 from detectron2.config import LazyCall as L
 from detectron2.modeling.backbone import BottleneckBlock, ResNet
-from panet_R50_2x import dataloader, lr_multiplier, model, optimizer, train
+
+from .panet_R50_2x import dataloader, lr_multiplier, model, optimizer, train
 
 # make_default_stages has no groups of other widths than ResNet's.
 model.backbone.bottom_up.stages = [

@@ -1,7 +1,8 @@
 from detectron2 import model_zoo
-from panet_R50_1x import dataloader, model, optimizer, train
 
 from panet.modeling import CascadePANetROIHeads
+
+from ..panet_R50_1x import dataloader, model, optimizer, train
 
 _stages = model_zoo.get_config("common/models/cascade_rcnn.py").model.roi_heads
 

@@ -1,11 +1,12 @@
 # Learns the embedded shapes from random weights on 2 CPU cores.
-from common.data.coco import dataloader
-from common.models.panet_fpn import model
-from common.train import train
 from detectron2 import model_zoo
 from detectron2.config import LazyCall as L
 from detectron2.solver import WarmupParamScheduler
 from fvcore.common.param_scheduler import CosineParamScheduler
+
+from ..common.data.coco import dataloader
+from ..common.models.panet_fpn import model
+from ..common.train import train
 
 model.pixel_std = [57.375, 57.120, 58.395]
 model.backbone.out_channels = 64

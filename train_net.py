@@ -1,8 +1,6 @@
 #!/usr/bin/env python
 """Train or evaluate PANet. See --help, and the README for examples."""
 
-import panet  # noqa: F401  # isort: skip  # first, to silence a warning of PyTorch
-
 import argparse
 from typing import Any
 
@@ -14,6 +12,7 @@ from panet import model_zoo
 from panet.config import load_config
 from panet.engine import LazyTrainer, PANetTrainer, ResumableTrainer
 from panet.lazy_config import load_lazy_config
+from panet.prepare import prepare
 from panet.utils.device import check_gpus, keep_freed_memory, limit_cpu_threads
 from panet.utils.errors import add_debug_argument, exit_on_input_error
 from panet.utils.launch import launch
@@ -28,7 +27,7 @@ def setup(args: argparse.Namespace) -> tuple[type[ResumableTrainer], Any]:
         trainer_class = LazyTrainer
         cfg = load_lazy_config(args.config_file, args.opts)
     else:
-        cfg = load_config(args.config_file, args.opts)
+        cfg = prepare(load_config(args.config_file, args.opts))
         cfg.freeze()
     default_setup(cfg, args)
     output_dir = trainer_class.read_settings(cfg).output_dir

@@ -10,8 +10,6 @@ training, ablation.md, tables with one line a row, and ablation.png.
 Further configuration keys and their values, for all rows, go last, after "--".
 """
 
-import panet  # noqa: F401  # isort: skip  # first, to silence a warning of PyTorch
-
 import argparse
 from collections.abc import Sequence
 from itertools import product

@@ -25,6 +25,7 @@ from multiply_adds import count_multiply_adds
 
 from panet import load_config
 from panet.engine import PANetTrainer
+from panet.prepare import prepare
 from panet.reporting.run import read_metrics
 from panet.utils.atomic import open_atomically
 from panet.utils.errors import InputError
@@ -59,7 +60,7 @@ class Experiment:
     def load_config(self, row: Row, seed: int) -> CfgNode:
         """The configuration of a training."""
         own = ["SEED", str(seed), "OUTPUT_DIR", str(self.run_folder(row, seed))]
-        cfg = load_config(self.config_file, [*self.overrides, *row.overrides(), *own])
+        cfg = prepare(load_config(self.config_file, [*self.overrides, *row.overrides(), *own]))
         cfg.freeze()
         return cfg
 

@@ -20,6 +20,7 @@ from panet.model_zoo import get_config_file
 from panet.modeling import pafpn, pooler
 from panet.modeling.cpu import fully_connected
 from panet.modeling.cpu.roi_align import Grid
+from panet.prepare import prepare
 
 SEED = 0
 STOCK_CONFIG = Path(__file__).with_name("mask_rcnn_R50_FPN.yaml")
@@ -52,7 +53,7 @@ class Row:
             cfg = get_cfg()
             cfg.merge_from_file(str(STOCK_CONFIG))
         else:
-            cfg = load_config(get_config_file(self.config))
+            cfg = prepare(load_config(get_config_file(self.config)))
         cfg.MODEL.DEVICE = str(device)
         cfg.MODEL.WEIGHTS = ""
         cfg.merge_from_list(list(self.options))

@@ -5,8 +5,6 @@ Evaluates it on its test dataset without and with each of them, and prints a tab
 AP of boxes and masks, and the time that the model took, as a ratio to the first row's.
 """
 
-import panet  # noqa: F401  # isort: skip  # first, to silence a warning of PyTorch
-
 import argparse
 import io
 import logging
@@ -21,8 +19,9 @@ from tabulate import tabulate
 from torch import nn
 
 from panet import load_config, model_zoo
+from panet.deployment import load_trained_model
 from panet.engine import PANetTrainer
-from panet.prediction import load_trained_model
+from panet.prepare import prepare
 from panet.utils.choices import check_choice
 from panet.utils.device import keep_freed_memory
 from panet.utils.errors import add_debug_argument, exit_on_input_error
@@ -120,7 +119,7 @@ def main() -> None:
     args = parse_arguments()
     logging.getLogger("detectron2").setLevel(logging.WARNING)
     file = model_zoo.find_config_file(args.config_file)
-    usual = load_config(file, [*args.opts, "MODEL.WEIGHTS", args.weights[0]])
+    usual = prepare(load_config(file, [*args.opts, "MODEL.WEIGHTS", args.weights[0]]))
     if usual.MODEL.DEVICE == "cpu":
         keep_freed_memory()
     lines, first = [], 0.0

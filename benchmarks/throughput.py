@@ -56,6 +56,7 @@ from panet.prediction.folder import ResultsFolder
 from panet.prediction.inputs import find_files, name_sources
 from panet.prediction.merging import merge
 from panet.prediction.running import predict_share, unfinished_sources
+from panet.prepare import prepare
 from panet.utils.device import keep_freed_memory
 
 IMAGE_SIZE = (480, 640)
@@ -91,7 +92,7 @@ def parse_arguments() -> argparse.Namespace:
 def main() -> None:
     """Measure and report or, in a process that this started, measure one."""
     args = parse_arguments()
-    cfg = load_config(find_config_file(args.config_file), args.opts)
+    cfg = prepare(load_config(find_config_file(args.config_file), args.opts))
     if args.only:
         task, by, folder = args.only
         print(json.dumps(measure(args, cfg, task, by, Path(folder))))

@@ -2,10 +2,12 @@
 
 Liu et al., "Path Aggregation Network for Instance Segmentation", CVPR 2018.
 
-Importing the package registers its backbones, heads and datasets with detectron2.
+Importing the package registers its backbones, heads and datasets with detectron2, by name; what it
+offers beside them is imported when it is asked for.
 """
 
-import warnings
+import importlib
+from typing import Any
 
 try:
     import detectron2  # noqa: F401
@@ -18,15 +20,16 @@ except ModuleNotFoundError as error:
         name="detectron2",
     ) from None
 
-with warnings.catch_warnings():
-    # fvcore and detectron2 compile functions at import, in a way that PyTorch warns of.
-    warnings.filterwarnings("ignore", "`torch.jit.script` is deprecated", FutureWarning)
-    from . import data, modeling
-
+from . import data, modeling
 from .config import add_panet_config, load_config
-from .deployment.optimize import optimize_for_inference
-from .prediction import Predictor
 from .version import __version__
+
+_LAZY = {
+    "Predictor": ".prediction",
+    "model_zoo": "",
+    "optimize_for_inference": ".deployment",
+}
+"""Public names, and the modules below this one that have them."""
 
 __all__ = [
     "Predictor",
@@ -34,6 +37,16 @@ __all__ = [
     "add_panet_config",
     "data",
     "load_config",
+    "model_zoo",
     "modeling",
     "optimize_for_inference",
 ]
+
+
+def __getattr__(name: str) -> Any:
+    """Import a public name that is asked for, see PEP 562."""
+    if name not in _LAZY:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    if name == "model_zoo":
+        return importlib.import_module(".model_zoo", __name__)
+    return getattr(importlib.import_module(_LAZY[name], __name__), name)

@@ -5,10 +5,7 @@ from pathlib import Path
 
 from detectron2.config import CfgNode, get_cfg
 
-from .data.custom import SPLITS, use_own_data
-from .modeling.backbones.timm import use_own_normalization
 from .utils.config_errors import explained_config_errors
-from .utils.device import fall_back_to_cpu
 from .utils.errors import InputError
 
 
@@ -125,7 +122,7 @@ def add_panet_config(cfg: CfgNode) -> None:
     # Data of one's own in COCO's format. If a file is given, DATASETS.TRAIN and DATASETS.TEST
     # become what is given here, and the numbers of classes and INPUT.MASK_FORMAT what files have.
     cfg.DATASETS.OWN = CfgNode()
-    for split in SPLITS:
+    for split in ("TRAIN", "VAL", "TEST"):
         cfg.DATASETS.OWN[split] = CfgNode()
         # The name to register it under.
         cfg.DATASETS.OWN[split].NAME = f"own_{split.lower()}"
@@ -147,18 +144,16 @@ def add_panet_config(cfg: CfgNode) -> None:
 
 
 def load_config(config_file: str = "", overrides: Sequence[str] = ()) -> CfgNode:
-    """A configuration for this machine: without CUDA, ``MODEL.DEVICE`` becomes "cpu".
+    """The configuration that a file and overrides say; nothing else happens.
 
-    Data in ``DATASETS.OWN`` is registered, see :func:`panet.data.custom.use_own_data`; images come
-    to a timm model as :func:`panet.modeling.backbones.timm.use_own_normalization` says.
+    :func:`panet.prepare.prepare` fits it to its data and to this machine.
 
     Args:
         config_file: path of a YAML file; "" for the defaults alone.
         overrides: keys and values in turn, as on the command line.
 
     Raises:
-        InputError: if the file is not there or is not YAML, or a key or its value is wrong, or
-            data in ``DATASETS.OWN`` is.
+        InputError: if the file is not there or is not YAML, or a key or its value is wrong.
     """
     if config_file and not Path(config_file).is_file():
         raise InputError(f"There is no configuration file {config_file}.")
@@ -174,7 +169,4 @@ def load_config(config_file: str = "", overrides: Sequence[str] = ()) -> CfgNode
             # Other tags than YAML's own could execute code.
             cfg.merge_from_file(config_file, allow_unsafe=False)
         cfg.merge_from_list(list(overrides))
-    use_own_data(cfg)
-    use_own_normalization(cfg)
-    fall_back_to_cpu(cfg)
     return cfg

@@ -1,71 +1,33 @@
 """Configurations and models by name, like ``detectron2.model_zoo``."""
 
-import difflib
 import logging
-from pathlib import Path
 
 from detectron2.config import CfgNode, instantiate
 from detectron2.modeling import build_model
 from omegaconf import DictConfig
 from torch import nn
 
-from .checkpoint import build_checkpointer, build_lazy_checkpointer
+from .checkpoint import build_checkpointer, build_lazy_checkpointer, load_independent_rpn
 from .config import load_config
+from .config_files import find_config_file, get_config_file, list_configs
 from .lazy_config import load_lazy_config
-from .utils.errors import DownloadError, InputError
+from .modeling.backbones.timm import use_timm_normalization
+from .utils.device import fall_back_to_cpu
+from .utils.errors import DownloadError
+
+__all__ = [
+    "find_config_file",
+    "get",
+    "get_checkpoint_url",
+    "get_config",
+    "get_config_file",
+    "list_configs",
+]
 
 logger = logging.getLogger(__name__)
 
 # Released checkpoints: configuration name to URL.
 _CHECKPOINT_URLS: dict[str, str] = {}
-
-_CONFIG_ROOT = Path(__file__).parent / "configs"
-
-
-def list_configs() -> list[str]:
-    """Every name that the functions of this module take, e.g. "panet_R50_2x.yaml".
-
-    Those of Python configurations begin with "lazy/" and end in ".py".
-    """
-    yaml = [path for path in _CONFIG_ROOT.rglob("*.yaml") if not path.name.startswith("Base-")]
-    common = _CONFIG_ROOT / "lazy" / "common"
-    python = [path for path in _CONFIG_ROOT.rglob("*.py") if common not in path.parents]
-    return sorted(path.relative_to(_CONFIG_ROOT).as_posix() for path in (*yaml, *python))
-
-
-def get_config_file(config_path: str) -> str:
-    """The path of a configuration file.
-
-    Args:
-        config_path: a name from :func:`list_configs`.
-
-    Raises:
-        InputError: if there is none of that name, with the closest ones.
-    """
-    names = list_configs()
-    if config_path not in names:
-        close = difflib.get_close_matches(config_path, names, n=3, cutoff=0.0)
-        raise InputError(
-            f"{config_path!r} is not in PANet's model zoo; the closest are {', '.join(close)}."
-        )
-    return str(_CONFIG_ROOT / config_path)
-
-
-def find_config_file(name_or_path: str) -> str:
-    """The path of a configuration that a user names.
-
-    Args:
-        name_or_path: a name from :func:`list_configs`, or the path of a file.
-
-    Raises:
-        InputError: if it is neither, with the closest names.
-    """
-    if name_or_path not in list_configs() and Path(name_or_path).is_file():
-        return name_or_path
-    try:
-        return get_config_file(name_or_path)
-    except InputError as error:
-        raise InputError(f"There is no configuration file {name_or_path}: {error}") from None
 
 
 def get_config(config_path: str, trained: bool = False) -> CfgNode | DictConfig:
@@ -90,6 +52,8 @@ def get_config(config_path: str, trained: bool = False) -> CfgNode | DictConfig:
             lazy_cfg.train.init_checkpoint = get_checkpoint_url(config_path)
         return lazy_cfg
     cfg = load_config(config_file)
+    use_timm_normalization(cfg)
+    fall_back_to_cpu(cfg)
     if trained:
         cfg.MODEL.WEIGHTS = get_checkpoint_url(config_path)
     return cfg
@@ -141,6 +105,7 @@ def get(config_path: str, trained: bool = False, device: str | None = None) -> n
             logger.warning("%s The model keeps random weights.", error)
             cfg.MODEL.TIMM.PRETRAINED = False
             model = build_model(cfg)
+        load_independent_rpn(cfg, model)
         checkpointer, weights = build_checkpointer(cfg, model), cfg.MODEL.WEIGHTS
     try:
         checkpointer.load(weights)

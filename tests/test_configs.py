@@ -22,6 +22,7 @@ from panet.modeling import DeformConv
 from panet.modeling.box_head import PANetBoxHead
 from panet.modeling.pafpn import PAFPN
 from panet.modeling.pooler import AllLevelPooler
+from panet.prepare import prepare
 
 FILES = sorted(p for p in CONFIGS.rglob("*.yaml") if not p.name.startswith("Base-"))
 every_file = pytest.mark.parametrize(
@@ -30,7 +31,7 @@ every_file = pytest.mark.parametrize(
 
 
 def read(name: str) -> CfgNode:
-    return load_config(str(CONFIGS / f"{name}.yaml"))
+    return prepare(load_config(str(CONFIGS / f"{name}.yaml")))
 
 
 def build_without_memory(cfg: CfgNode) -> nn.Module:
@@ -45,7 +46,7 @@ def build_without_memory(cfg: CfgNode) -> nn.Module:
 
 @every_file
 def test_builds(path: Path) -> None:
-    cfg = load_config(str(path))
+    cfg = prepare(load_config(str(path)))
     model = build_without_memory(cfg)
     if cfg.MODEL.TIMM.NAME:
         assert timm_blocks(model.backbone.bottom_up) == TIMM_BLOCKS[timm_network(path.stem)]
@@ -163,7 +164,7 @@ class WithCalmBackbone(PANetTrainer):
 
 @every_file
 def test_trains(path: Path, tiny_dataset: str, tmp_path: Path) -> None:
-    cfg = load_config(str(path))
+    cfg = prepare(load_config(str(path)))
     make_small(cfg, tiny_dataset, tmp_path)
     cfg.DATASETS.TEST = ()
     trainer = WithCalmBackbone(cfg)

@@ -8,6 +8,7 @@ import pytest
 import torch
 
 from panet import load_config
+from panet.prepare import prepare
 from panet.utils.device import check_gpus
 from panet.utils.errors import InputError, exit_on_input_error
 
@@ -74,13 +75,13 @@ def test_other_errors_pass() -> None:
 )
 def test_wrong_keys_and_values(overrides: list[str], message: str) -> None:
     with pytest.raises(InputError, match=message):
-        load_config("", overrides)
+        prepare(load_config("", overrides))
 
 
 def test_wrong_files(tmp_path: Path) -> None:
     path = tmp_path / "own.yaml"
     with pytest.raises(InputError, match=r"no configuration file .*own.yaml"):
-        load_config(str(path))
+        prepare(load_config(str(path)))
     for content, message in (
         ("MODEL:\n  PAFPN:\n    NROM: GN\n", "no configuration key MODEL.PAFPN.NROM"),
         ("MODEL: [1\nSOLVER: 2\n", "own.yaml, line 2 is not valid YAML"),
@@ -90,7 +91,7 @@ def test_wrong_files(tmp_path: Path) -> None:
     ):
         path.write_text(content)
         with pytest.raises(InputError, match=message):
-            load_config(str(path))
+            prepare(load_config(str(path)))
 
 
 def test_more_gpus_than_there_are(monkeypatch: pytest.MonkeyPatch) -> None:

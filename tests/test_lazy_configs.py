@@ -24,6 +24,7 @@ from panet.data.loader import build_train_loader
 from panet.data.mapper import InstanceMapMapper
 from panet.engine import LazyTrainer, PANetTrainer
 from panet.lazy_config import load_lazy_config
+from panet.prepare import prepare
 
 LAZY = CONFIGS / "lazy"
 NAMES = sorted(
@@ -35,7 +36,7 @@ every_name = pytest.mark.parametrize("name", NAMES)
 
 
 def read_yaml(name: str, device: str = "cpu") -> CfgNode:
-    return load_config(str(CONFIGS / f"{name}.yaml"), ["MODEL.DEVICE", device])
+    return prepare(load_config(str(CONFIGS / f"{name}.yaml"), ["MODEL.DEVICE", device]))
 
 
 def read_python(name: str, *overrides: str, device: str = "cpu") -> DictConfig:

@@ -30,6 +30,7 @@ from panet.deployment.optimize import optimize_from_config
 from panet.engine import PANetTrainer
 from panet.evaluation.level_shares import LevelShares, count_level_shares
 from panet.evaluation.tta.views import batches_of_like_size, build_view_mapper, make_views
+from panet.prepare import prepare
 from panet.utils.device import keep_freed_memory
 from panet.utils.errors import InputError, add_debug_argument, exit_on_input_error
 
@@ -63,7 +64,7 @@ def main() -> None:
     args = parse_arguments()
     if args.max_images is not None and args.max_images < 1:
         raise InputError(f"--max-images is {args.max_images}; it must be at least 1.")
-    cfg = load_config(model_zoo.find_config_file(args.config_file), args.opts)
+    cfg = prepare(load_config(model_zoo.find_config_file(args.config_file), args.opts))
     cfg.freeze()
     if cfg.MODEL.DEVICE == "cpu":
         keep_freed_memory()

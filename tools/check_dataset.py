@@ -27,8 +27,8 @@ from PIL import Image
 from tabulate import tabulate
 from tqdm import tqdm
 
-from panet import model_zoo
 from panet.config import load_config
+from panet.config_files import find_config_file
 from panet.data.checking import (
     DatasetError,
     Defect,
@@ -47,6 +47,7 @@ from panet.data.summary import (
     sample_records,
     summarize_dataset,
 )
+from panet.prepare import prepare
 from panet.utils.errors import InputError, add_debug_argument, exit_on_input_error
 
 SHOWN = 20
@@ -140,7 +141,7 @@ def find_sources(args: argparse.Namespace) -> list[Source]:
 
 
 def configured(config_file: str | None, opts: Sequence[str]) -> list[Source]:
-    cfg = load_config(model_zoo.find_config_file(config_file) if config_file else "", opts)
+    cfg = prepare(load_config(find_config_file(config_file) if config_file else "", opts))
     classes = tuple(cfg.DATASETS.OWN.CLASSES)
     sources = [
         Source(

@@ -33,6 +33,7 @@ from panet.engine import PANetTrainer
 from panet.engine.hooks import EarlyLook, ProgressBar
 from panet.evaluation import draw_comparison
 from panet.model_zoo import get_config_file
+from panet.prepare import prepare
 from panet.reporting import read_run, write_report
 from panet.utils.device import keep_freed_memory
 
@@ -65,7 +66,7 @@ def parse_arguments() -> argparse.Namespace:
 def main() -> None:
     program_start = time.perf_counter()
     args = parse_arguments()
-    cfg = load_config(get_config_file("quick/panet_R18_shapes.yaml"), args.opts)
+    cfg = prepare(load_config(get_config_file("quick/panet_R18_shapes.yaml"), args.opts))
     cfg.OUTPUT_DIR = str(args.output_dir)
     cfg.freeze()
     seconds = {"setup": args.setup_seconds}

@@ -27,6 +27,7 @@ from panet.data.availability import check_datasets
 from panet.deployment.optimize import optimize_from_config
 from panet.engine import PANetTrainer
 from panet.modeling.independent_rpn import proposal_network_config
+from panet.prepare import prepare
 from panet.utils.atomic import open_atomically
 from panet.utils.device import check_gpus, keep_freed_memory, limit_cpu_threads
 from panet.utils.errors import add_debug_argument, exit_on_input_error
@@ -63,7 +64,7 @@ def parse_arguments() -> argparse.Namespace:
 def main(args: argparse.Namespace) -> None:
     setup_logger(distributed_rank=comm.get_rank(), name="fvcore")
     config_file = model_zoo.find_config_file(args.config_file)
-    cfg = proposal_network_config(load_config(config_file, args.opts))
+    cfg = proposal_network_config(prepare(load_config(config_file, args.opts)))
     names = args.dataset or [*cfg.DATASETS.TRAIN, *cfg.DATASETS.TEST]
     check_datasets(cfg, names)
     if cfg.MODEL.DEVICE == "cpu":

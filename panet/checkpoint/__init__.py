@@ -6,10 +6,12 @@ from .checkpointer import (
     build_checkpointer,
     build_lazy_checkpointer,
 )
+from .independent_rpn import load_independent_rpn
 
 __all__ = [
     "CompleteCheckpointer",
     "PANetCheckpointer",
     "build_checkpointer",
     "build_lazy_checkpointer",
+    "load_independent_rpn",
 ]

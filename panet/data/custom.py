@@ -83,7 +83,7 @@ def own_datasets(cfg: CfgNode) -> list[OwnDataset]:
     return datasets
 
 
-def use_own_data(cfg: CfgNode) -> None:
+def use_custom_data(cfg: CfgNode) -> None:
     """Register the datasets of ``DATASETS.OWN`` and fit the rest of ``cfg`` to them, in place.
 
     If there is any, ``DATASETS.TRAIN`` and ``DATASETS.TEST`` become these, and what the files say

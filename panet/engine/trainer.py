@@ -13,16 +13,17 @@ from detectron2.utils import comm
 from detectron2.utils.events import has_event_storage
 from torch import nn
 
-from panet.checkpoint import PANetCheckpointer, build_checkpointer
+from panet.checkpoint import PANetCheckpointer, build_checkpointer, load_independent_rpn
 from panet.data.availability import check_classes, check_datasets, check_split
 from panet.data.loader import build_train_loader
 from panet.data.proposals import proposals_read_safely
 from panet.data.records import one_line_errors
+from panet.deployment import load_trained_model
 from panet.deployment.optimize import optimize_from_config
 from panet.evaluation import InBackground, PictureRecorder, build_evaluator
 from panet.evaluation.tta import RCNNEnsemble, add_testing_tricks
 from panet.modeling.build import build_model
-from panet.prediction import load_trained_model
+from panet.prepare import prepare
 
 from .hooks import progress_bars
 from .optimizer import build_optimizer
@@ -44,7 +45,13 @@ class PANetTrainer(ResumableTrainer):
     num_workers_key = "DATALOADER.NUM_WORKERS"
 
     def __init__(self, cfg: CfgNode) -> None:
-        super().__init__(DefaultTrainer.auto_scale_workers(cfg, comm.get_world_size()))
+        """
+        Args:
+            cfg: it is left as it is; the trainer's own is :func:`panet.prepare.prepare`d.
+        """
+        cfg = cfg.clone()
+        cfg.defrost()
+        super().__init__(DefaultTrainer.auto_scale_workers(prepare(cfg), comm.get_world_size()))
 
     @classmethod
     def read_settings(cls, cfg: CfgNode) -> RunSettings:
@@ -105,6 +112,7 @@ class PANetTrainer(ResumableTrainer):
     @classmethod
     def build_model(cls, cfg: CfgNode) -> nn.Module:
         model = build_model(cfg)
+        load_independent_rpn(cfg, model)
         logger.info("Model:\n%s", model)
         return model
 

@@ -9,8 +9,11 @@ from detectron2.modeling import PROPOSAL_GENERATOR_REGISTRY, ProposalNetwork
 from detectron2.structures import ImageList, Instances
 from torch import Tensor, nn
 
+from panet.config import load_config
+from panet.config_files import find_config_file
 from panet.utils.errors import InputError
 
+from .backbones.timm import use_timm_normalization
 from .build import build_model
 
 
@@ -19,7 +22,8 @@ class IndependentRPN(nn.Module):
     """Proposals of another network, which is not trained and sees the images by itself.
 
     Unlike proposals from files, they are made for what the model sees, be it crops, scales or
-    windows. The network's weights become part of the model's.
+    windows. The network's weights become part of the model's; to begin with, they are random, see
+    :func:`panet.checkpoint.load_independent_rpn`.
     """
 
     @configurable
@@ -34,7 +38,7 @@ class IndependentRPN(nn.Module):
 
     @classmethod
     def from_config(cls, cfg: CfgNode, input_shape: dict[str, ShapeSpec]) -> dict[str, Any]:
-        return {"network": _load_network(cfg)}
+        return {"network": _build_network(cfg)}
 
     def train(self, mode: bool = True) -> "IndependentRPN":
         """Stay in evaluation mode."""
@@ -87,12 +91,7 @@ def proposal_network_config(cfg: CfgNode) -> CfgNode:
     return cfg
 
 
-def _load_network(cfg: CfgNode) -> nn.Module:
-    # They import this package.
-    from panet.checkpoint import CompleteCheckpointer
-    from panet.config import load_config
-    from panet.model_zoo import find_config_file
-
+def _build_network(cfg: CfgNode) -> nn.Module:
     own = cfg.MODEL.INDEPENDENT_RPN
     if not own.CONFIG_FILE:
         raise InputError(
@@ -100,6 +99,7 @@ def _load_network(cfg: CfgNode) -> nn.Module:
         )
     overrides = ["MODEL.DEVICE", cfg.MODEL.DEVICE, "MODEL.WEIGHTS", own.WEIGHTS]
     network_cfg = proposal_network_config(load_config(find_config_file(own.CONFIG_FILE), overrides))
+    use_timm_normalization(network_cfg)
     for section, key in (("MODEL", "PIXEL_MEAN"), ("MODEL", "PIXEL_STD"), ("INPUT", "FORMAT")):
         theirs, ours = network_cfg[section][key], cfg[section][key]
         if theirs != ours:
@@ -107,8 +107,4 @@ def _load_network(cfg: CfgNode) -> nn.Module:
                 f"{own.CONFIG_FILE} has {section}.{key} {theirs}, and this model {ours}; an "
                 "independent RPN sees the model's images, so they must be the same."
             )
-    network = build_model(network_cfg)
-    if own.WEIGHTS:
-        weights_key = "MODEL.INDEPENDENT_RPN.WEIGHTS"
-        CompleteCheckpointer(network, weights_key=weights_key).load(own.WEIGHTS)
-    return network
+    return build_model(network_cfg)

@@ -6,10 +6,8 @@ from typing import Any
 from detectron2.evaluation.coco_evaluation import instances_to_coco_json
 from detectron2.structures import Instances
 
+from panet.deployment import Category
 from panet.evaluation.run_lengths import encode_masks, without_masks
-
-Category = dict[str, Any]
-"""Its "id" and "name", as in COCO's files."""
 
 
 def to_detections(instances: Instances, categories: Sequence[Category]) -> list[dict[str, Any]]:

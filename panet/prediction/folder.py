@@ -12,9 +12,9 @@ import numpy as np
 from PIL import Image
 from pycocotools import mask as rle
 
+from panet.deployment import Category
 from panet.utils.atomic import open_atomically
 
-from .detections import Category
 from .drawing import draw
 from .reading import Picture
 

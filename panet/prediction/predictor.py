@@ -10,16 +10,17 @@ from detectron2.config import CfgNode
 from detectron2.data.transforms import ResizeShortestEdge
 from detectron2.structures import Instances
 
-from panet import model_zoo
 from panet.config import load_config
+from panet.config_files import find_config_file
 from panet.data.availability import CLASS_SECTIONS
+from panet.deployment import check_weights, load_trained_model
 from panet.evaluation.tta.views import view_sizes
+from panet.prepare import prepare
 from panet.utils.errors import InputError
 
 from .detections import to_detections
 from .drawing import draw
 from .reading import Picture, UnreadableImageError
-from .trained_model import check_weights, load_trained_model
 
 Prepared = dict[str, Any]
 """An image as models take it: "image", (3, H', W'), uint8, resized, and its "height", "width"."""
@@ -43,7 +44,7 @@ def prediction_config(
         InputError: if there is no such configuration, a value is wrong, no weights are named, or
             its model finds no instances in images alone.
     """
-    cfg = load_config(model_zoo.find_config_file(name_or_path), overrides)
+    cfg = prepare(load_config(find_config_file(name_or_path), overrides))
     architecture = cfg.MODEL.META_ARCHITECTURE
     if architecture not in CLASS_SECTIONS:
         raise InputError(

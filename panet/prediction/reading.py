@@ -7,7 +7,7 @@ from pathlib import Path
 import cv2
 import numpy as np
 import numpy.typing as npt
-from detectron2.data.detection_utils import _apply_exif_orientation, convert_PIL_to_numpy
+from detectron2.data import detection_utils
 from PIL import Image, UnidentifiedImageError
 
 from panet.utils.errors import InputError
@@ -36,12 +36,12 @@ def read_image(path: Path) -> Picture:
         raise UnreadableImageError("the file is empty")
     try:
         with Image.open(path) as file:
-            upright = _apply_exif_orientation(file)
-            if upright.mode.startswith(("I", "F")):
-                grey = to_eight_bits(np.asarray(upright))
-                image = np.repeat(grey[:, :, None], 3, axis=2)
-            else:
-                image = np.ascontiguousarray(convert_PIL_to_numpy(upright, "BGR"))
+            is_deep = file.mode.startswith(("I", "F"))
+        if is_deep:
+            grey = to_eight_bits(detection_utils.read_image(str(path)))
+            image = np.repeat(grey[:, :, None], 3, axis=2)
+        else:
+            image = np.ascontiguousarray(detection_utils.read_image(str(path), "BGR"))
     except UnidentifiedImageError as error:
         raise UnreadableImageError("it is no image of a known format") from error
     except Exception as error:  # what decoders raise at damaged files has no common class

@@ -9,9 +9,8 @@ from urllib.parse import urlparse
 from detectron2.config import CfgNode
 from detectron2.utils.file_io import PathManager
 
+from panet.deployment import member_configs
 from panet.utils.errors import DownloadError, InputError
-
-from .trained_model import member_configs
 
 _KEYS = ("MODEL", "INPUT", "TEST")
 _NO_MATTER = (

@@ -11,6 +11,7 @@ from typing import Any
 from detectron2.config import CfgNode
 
 from panet.config import load_config
+from panet.prepare import prepare
 from panet.utils.errors import InputError
 
 Metrics = dict[int, dict[str, float]]
@@ -57,7 +58,8 @@ def read_run(folder: Path, overrides: Sequence[str] = ()) -> Run:
     if not config_file.is_file():
         raise InputError(f"{folder} is not the folder of a run, it has no config.yaml; {advice}.")
     # What reading the data leaves goes there too, not where the folder once was.
-    cfg = load_config(str(config_file), [*overrides, "OUTPUT_DIR", str(folder.resolve())])
+    options = [*overrides, "OUTPUT_DIR", str(folder.resolve())]
+    cfg = prepare(load_config(str(config_file), options))
     cfg.freeze()
     metrics = read_metrics(folder / "metrics.json")
     facts = {**_training_facts(cfg, metrics), **_log_facts(folder / "log.txt")}

@@ -16,6 +16,7 @@ from panet.checkpoint import build_checkpointer
 from panet.checkpoint.convert.conversion import convert, convert_file
 from panet.checkpoint.convert.systems import SOURCES
 from panet.engine import PANetTrainer
+from panet.prepare import prepare
 from panet.utils.errors import InputError
 
 ROOT = Path(__file__).parents[2]
@@ -44,7 +45,9 @@ def convert_and_load(path: Path, source: str) -> tuple[nn.Module, Path]:
     command = [sys.executable, script, "--from", source, path, converted]
     run = subprocess.run(command, capture_output=True, text=True, check=True)
     config_file = Path(run.stdout.rpartition("--config-file ")[2].split()[0])
-    cfg = load_config(str(config_file), ["MODEL.DEVICE", "cpu", "MODEL.WEIGHTS", str(converted)])
+    cfg = prepare(
+        load_config(str(config_file), ["MODEL.DEVICE", "cpu", "MODEL.WEIGHTS", str(converted)])
+    )
     model = PANetTrainer.build_model(cfg).eval()
     build_checkpointer(cfg, model).load(cfg.MODEL.WEIGHTS)
     return model, config_file

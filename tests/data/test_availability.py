@@ -16,12 +16,13 @@ from panet import load_config
 from panet.data.availability import check_classes, check_datasets, check_split
 from panet.data.proposals import check_proposals
 from panet.engine import PANetTrainer
+from panet.prepare import prepare
 from panet.utils.errors import InputError
 
 
 @pytest.fixture
 def cfg() -> CfgNode:
-    return load_config()
+    return prepare(load_config())
 
 
 @pytest.mark.parametrize(

@@ -13,6 +13,7 @@ from panet import load_config
 from panet.data.availability import check_datasets
 from panet.data.nuclei import SPLITS, convert, find_sources, register_nuclei, to_coco, write_json
 from panet.engine import PANetTrainer
+from panet.prepare import prepare
 from panet.utils.errors import InputError
 
 
@@ -50,7 +51,7 @@ def test_the_registered_datasets_are_those_of_the_tool(prepared: Path) -> None:
 
 
 def test_where_to_get_them_is_told() -> None:
-    cfg = load_config(str(CONFIGS / "nuclei" / "panet_R18_nuclei.yaml"))
+    cfg = prepare(load_config(str(CONFIGS / "nuclei" / "panet_R18_nuclei.yaml")))
     with pytest.raises(InputError) as error:
         check_datasets(cfg, cfg.DATASETS.TRAIN)
     message = str(error.value)
@@ -63,7 +64,7 @@ def test_where_to_get_them_is_told() -> None:
 def test_crops_without_nuclei_train_and_testing_has_whole_images_for_its_windows(
     name: str, prepared: Path, tmp_path: Path
 ) -> None:
-    cfg = load_config(str(CONFIGS / "nuclei" / f"{name}.yaml"), ["MODEL.DEVICE", "cpu"])
+    cfg = prepare(load_config(str(CONFIGS / "nuclei" / f"{name}.yaml"), ["MODEL.DEVICE", "cpu"]))
     cfg.MODEL.RESNETS.DEPTH = 18
     cfg.MODEL.RESNETS.RES2_OUT_CHANNELS = 64
     cfg.MODEL.RESNETS.STRIDE_IN_1X1 = False

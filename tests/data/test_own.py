@@ -20,6 +20,7 @@ from panet.data.availability import check_split
 from panet.data.loader import build_train_loader
 from panet.engine import PANetTrainer
 from panet.evaluation import build_evaluator
+from panet.prepare import prepare
 from panet.utils.errors import InputError
 
 
@@ -37,7 +38,7 @@ def config(tmp_path: Path, splits: dict[str, tuple[Path, Path]], *overrides: obj
     options: list[object] = ["MODEL.MASK_ON", True, "OUTPUT_DIR", tmp_path / "output"]
     for split, (json_file, images) in splits.items():
         options += [f"DATASETS.OWN.{split}.JSON", json_file, f"DATASETS.OWN.{split}.IMAGES", images]
-    return load_config("", [str(option) for option in [*options, *overrides]])
+    return prepare(load_config("", [str(option) for option in [*options, *overrides]]))
 
 
 def test_classes_and_mask_format_come_from_the_file(tmp_path: Path) -> None:
@@ -295,7 +296,7 @@ def test_a_saved_configuration_names_the_same_data(tmp_path: Path) -> None:
     cfg = config(tmp_path, {"TRAIN": files, "VAL": files})
     path = tmp_path / "config.yaml"
     path.write_text(cfg.dump())
-    again = load_config(str(path))
+    again = prepare(load_config(str(path)))
     assert again.DATASETS == cfg.DATASETS
     assert again.INPUT == cfg.INPUT
     assert again.MODEL.ROI_HEADS == cfg.MODEL.ROI_HEADS

@@ -12,6 +12,7 @@ from detectron2.utils.events import EventStorage
 from small_models import find_much
 from torch import nn
 
+from panet.checkpoint import load_independent_rpn
 from panet.modeling.build import build_model
 from panet.modeling.independent_rpn import proposal_network_config
 from panet.utils.errors import InputError
@@ -39,6 +40,12 @@ def cfg(tiny_cfg: CfgNode, tmp_path: Path) -> CfgNode:
     return tiny_cfg
 
 
+def build(cfg: CfgNode) -> nn.Module:
+    model = build_model(cfg)
+    load_independent_rpn(cfg, model)
+    return model
+
+
 def image() -> dict[str, torch.Tensor]:
     return {"image": torch.randint(256, (3, 96, 96), dtype=torch.uint8)}
 
@@ -51,7 +58,7 @@ def training_image() -> dict[str, object]:
 
 
 def test_proposals_are_the_networks(rpn: ProposalNetwork, cfg: CfgNode) -> None:
-    model = build_model(cfg).eval()
+    model = build(cfg).eval()
     x = [image(), image()]
     images = model.preprocess_image(x)
     proposals, losses = model.proposal_generator(images, model.backbone(images.tensor))
@@ -66,7 +73,7 @@ def test_proposals_are_the_networks(rpn: ProposalNetwork, cfg: CfgNode) -> None:
 @pytest.mark.usefixtures("rpn")
 def test_only_the_heads_and_their_backbone_train(cfg: CfgNode) -> None:
     cfg.MODEL.MASK_ON = False
-    model = build_model(cfg).train()
+    model = build(cfg).train()
     with EventStorage():
         losses = model([training_image()])
     assert set(losses) == {"loss_cls", "loss_box_reg"}
@@ -83,9 +90,9 @@ def test_only_the_heads_and_their_backbone_train(cfg: CfgNode) -> None:
 
 @pytest.mark.usefixtures("rpn")
 def test_a_trained_model_holds_the_network(cfg: CfgNode) -> None:
-    model = find_much(build_model(cfg)).eval()
+    model = find_much(build(cfg)).eval()
     cfg.MODEL.INDEPENDENT_RPN.WEIGHTS = ""
-    again = build_model(cfg).eval()
+    again = build(cfg).eval()
     again.load_state_dict(model.state_dict())
     x = [image()]
     expected, found = model(x)[0]["instances"], again(x)[0]["instances"]
@@ -96,14 +103,14 @@ def test_a_trained_model_holds_the_network(cfg: CfgNode) -> None:
 def test_the_network_must_be_named(cfg: CfgNode) -> None:
     cfg.MODEL.INDEPENDENT_RPN.CONFIG_FILE = ""
     with pytest.raises(InputError, match="CONFIG_FILE is empty; give the configuration"):
-        build_model(cfg)
+        build(cfg)
 
 
 @pytest.mark.usefixtures("rpn")
 def test_images_must_be_normalized_alike(cfg: CfgNode) -> None:
     cfg.MODEL.PIXEL_MEAN = [1.0, 2.0, 3.0]
     with pytest.raises(InputError, match=r"rpn.yaml has MODEL.PIXEL_MEAN .*must be the same"):
-        build_model(cfg)
+        build(cfg)
 
 
 def test_weights_must_be_the_networks(rpn: ProposalNetwork, cfg: CfgNode) -> None:
@@ -111,7 +118,7 @@ def test_weights_must_be_the_networks(rpn: ProposalNetwork, cfg: CfgNode) -> Non
     name, _ = state.popitem()
     torch.save({"model": state}, cfg.MODEL.INDEPENDENT_RPN.WEIGHTS)
     with pytest.raises(InputError, match=rf"rpn.pth has no weights, .*such as {re.escape(name)}"):
-        build_model(cfg)
+        build(cfg)
     Path(cfg.MODEL.INDEPENDENT_RPN.WEIGHTS).unlink()
     with pytest.raises(InputError, match="rpn.pth; give MODEL.INDEPENDENT_RPN.WEIGHTS one"):
-        build_model(cfg)
+        build(cfg)

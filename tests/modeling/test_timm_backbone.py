@@ -25,6 +25,7 @@ from panet import load_config, model_zoo, optimize_for_inference
 from panet.checkpoint import build_checkpointer
 from panet.engine import PANetTrainer
 from panet.modeling import TimmBackbone
+from panet.prepare import prepare
 from panet.utils.errors import DownloadError, InputError
 from panet.utils.launch import launch
 
@@ -345,7 +346,9 @@ def test_pretrained_weights_are_not_asked_for_where_others_follow(tiny_cfg: CfgN
 
 def test_images_come_as_the_model_knows_them(caplog: pytest.LogCaptureFixture) -> None:
     options = ["MODEL.BACKBONE.NAME", "build_timm_backbone", "MODEL.TIMM.NAME"]
-    cfg = load_config("", [*options, "mobilenetv3_large_100.miil_in21k"])  # trained on [0, 1]
+    cfg = prepare(
+        load_config("", [*options, "mobilenetv3_large_100.miil_in21k"])
+    )  # trained on [0, 1]
     assert (cfg.INPUT.FORMAT, cfg.MODEL.PIXEL_MEAN, cfg.MODEL.PIXEL_STD) == (
         "RGB",
         [0, 0, 0],
@@ -359,8 +362,8 @@ def test_images_come_as_the_model_knows_them(caplog: pytest.LogCaptureFixture) -
         build_backbone(cfg)
     assert caplog.text.count("was trained with INPUT.FORMAT RGB, MODEL.PIXEL_MEAN [0") == 1
     own = [*options, "resnet18", "MODEL.TIMM.OWN_NORMALIZATION", "False", "INPUT.FORMAT", "BGR"]
-    assert load_config("", own).INPUT.FORMAT == "BGR"
-    other = load_config("", ["MODEL.TIMM.NAME", "resnet18"])
+    assert prepare(load_config("", own)).INPUT.FORMAT == "BGR"
+    other = prepare(load_config("", ["MODEL.TIMM.NAME", "resnet18"]))
     assert other.INPUT.FORMAT == "BGR"
 
 

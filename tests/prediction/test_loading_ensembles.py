@@ -11,9 +11,10 @@ from detectron2.structures import Instances
 from small_models import SmallModel, write_model
 
 from panet.data.shapes import draw_image
+from panet.deployment import load_trained_model
 from panet.engine import PANetTrainer
 from panet.evaluation.tta import RCNNEnsemble
-from panet.prediction import Predictor, load_trained_model
+from panet.prediction import Predictor
 from panet.utils.errors import InputError
 
 CLASSES = ("disk", "square", "triangle", "star")

@@ -18,6 +18,7 @@ import panet
 from panet import load_config
 from panet.data.shapes import draw_image
 from panet.prediction import Predictor, UnreadableImageError, prediction_config
+from panet.prepare import prepare
 from panet.utils.errors import InputError
 
 CLASSES = ("disk", "square", "triangle", "star")
@@ -60,7 +61,7 @@ def test_it_finds_what_detectron2s_predictor_finds(
     predictor = panet.Predictor.from_name(
         str(small.config_file), str(small.weights), 0.2, overrides
     )
-    cfg = load_config(str(small.config_file), overrides)
+    cfg = prepare(load_config(str(small.config_file), overrides))
     cfg.MODEL.ROI_HEADS.SCORE_THRESH_TEST = 0.2
     cfg.MODEL.WEIGHTS = str(small.weights)
     theirs = DefaultPredictor(cfg)

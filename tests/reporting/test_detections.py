@@ -10,6 +10,7 @@ from detectron2.data import DatasetCatalog, MetadataCatalog
 from small_runs import ground_truth, predict, registered, write_predictions, write_run
 
 from panet import load_config
+from panet.prepare import prepare
 from panet.reporting import read_run
 from panet.reporting.accuracy import measure
 from panet.reporting.confusion import compare
@@ -98,7 +99,7 @@ def test_data_of_ones_own_some_classes_and_every_kind_of_mask(tmp_path: Path) ->
     options = [str(x) for key, path in own.items() for x in (f"DATASETS.OWN.VAL.{key}", path)]
     folder = tmp_path / "run"
     (folder / "inference").mkdir(parents=True)
-    cfg = load_config("", [*options, "DATASETS.OWN.CLASSES", "['owl', 'cat']"])
+    cfg = prepare(load_config("", [*options, "DATASETS.OWN.CLASSES", "['owl', 'cat']"]))
     (folder / "config.yaml").write_text(cfg.dump())
     wanted = [item for item in content["annotations"] if item["category_id"] != 7]
     encoded = [

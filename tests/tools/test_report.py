@@ -8,6 +8,7 @@ from conftest import CONFIGS
 from program import Run, run_program
 
 from panet import load_config
+from panet.prepare import prepare
 
 TOOL = CONFIGS.parent / "tools" / "report.py"
 
@@ -26,7 +27,7 @@ def report(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) 
 
 
 def test_flags_and_overrides_go_in_any_order(report: Report, tmp_path: Path) -> None:
-    cfg = load_config(str(CONFIGS / "quick" / "panet_R18_shapes.yaml"))
+    cfg = prepare(load_config(str(CONFIGS / "quick" / "panet_R18_shapes.yaml")))
     (tmp_path / "config.yaml").write_text(cfg.dump())
     run = report(tmp_path)
     assert (run.status, run.stdout) == (0, f"{tmp_path / 'report.html'}\n")

@@ -7,9 +7,9 @@ from pathlib import Path
 from detectron2.modeling import build_model
 from torch import Size, Tensor
 
-from panet import model_zoo
 from panet.checkpoint.reading import load_checkpoint, split_checkpoint
 from panet.config import load_config
+from panet.config_files import get_config_file
 from panet.utils.errors import InputError
 
 from .source import Source, Tensors
@@ -75,7 +75,7 @@ def convert(
     options = list(overrides)
     if not config_file:
         name, recognized = source.recognize(tensors)
-        config_file, options = model_zoo.get_config_file(name), recognized + options
+        config_file, options = get_config_file(name), recognized + options
     dropped: list[str] = []
     state: Tensors = {}
     for name, tensor in tensors.items():

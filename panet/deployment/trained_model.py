@@ -7,16 +7,19 @@ from detectron2.config import CfgNode
 from detectron2.data import MetadataCatalog
 from torch import nn
 
-from panet import model_zoo
 from panet.checkpoint import CompleteCheckpointer
 from panet.config import load_config
+from panet.config_files import find_config_file
 from panet.data.availability import CLASS_SECTIONS
-from panet.deployment.optimize import optimize_from_config
 from panet.evaluation.tta import RCNNEnsemble, add_testing_tricks
 from panet.modeling.build import build_model
+from panet.prepare import prepare
 from panet.utils.errors import InputError
 
-from .detections import Category
+from .optimize import optimize_from_config
+
+Category = dict[str, Any]
+"""Its "id" and "name", as in COCO's files."""
 
 
 class _TrainedModel(CompleteCheckpointer):
@@ -94,10 +97,8 @@ def member_configs(cfg: CfgNode) -> list[CfgNode]:
                 f"TEST.ENSEMBLE.MEMBERS names the weights {weights}, which are not there; train "
                 f"{config} first, or give others."
             )
-        own = load_config(
-            model_zoo.find_config_file(config),
-            ["MODEL.WEIGHTS", weights, "MODEL.DEVICE", cfg.MODEL.DEVICE],
-        )
+        overrides = ["MODEL.WEIGHTS", weights, "MODEL.DEVICE", cfg.MODEL.DEVICE]
+        own = prepare(load_config(find_config_file(config), overrides))
         own.TEST.OPTIMIZE = cfg.TEST.OPTIMIZE
         configs.append(own)
     return configs

@@ -1,0 +1,54 @@
+"""The package's configuration files by name."""
+
+import difflib
+from pathlib import Path
+
+from .utils.errors import InputError
+
+_CONFIG_ROOT = Path(__file__).parent / "configs"
+
+
+def list_configs() -> list[str]:
+    """Every name that the functions of this module take, e.g. "panet_R50_2x.yaml".
+
+    Those of Python configurations begin with "lazy/" and end in ".py".
+    """
+    yaml = [path for path in _CONFIG_ROOT.rglob("*.yaml") if not path.name.startswith("Base-")]
+    common = _CONFIG_ROOT / "lazy" / "common"
+    python = [path for path in _CONFIG_ROOT.rglob("*.py") if common not in path.parents]
+    return sorted(path.relative_to(_CONFIG_ROOT).as_posix() for path in (*yaml, *python))
+
+
+def get_config_file(config_path: str) -> str:
+    """The path of a configuration file.
+
+    Args:
+        config_path: a name from :func:`list_configs`.
+
+    Raises:
+        InputError: if there is none of that name, with the closest ones.
+    """
+    names = list_configs()
+    if config_path not in names:
+        close = difflib.get_close_matches(config_path, names, n=3, cutoff=0.0)
+        raise InputError(
+            f"{config_path!r} is not in PANet's model zoo; the closest are {', '.join(close)}."
+        )
+    return str(_CONFIG_ROOT / config_path)
+
+
+def find_config_file(name_or_path: str) -> str:
+    """The path of a configuration that a user names.
+
+    Args:
+        name_or_path: a name from :func:`list_configs`, or the path of a file.
+
+    Raises:
+        InputError: if it is neither, with the closest names.
+    """
+    if name_or_path not in list_configs() and Path(name_or_path).is_file():
+        return name_or_path
+    try:
+        return get_config_file(name_or_path)
+    except InputError as error:
+        raise InputError(f"There is no configuration file {name_or_path}: {error}") from None

@@ -1,8 +1,8 @@
 """The package's configuration files by name."""
 
-import difflib
 from pathlib import Path
 
+from .utils.choices import closest
 from .utils.errors import InputError
 
 _CONFIG_ROOT = Path(__file__).parent / "configs"
@@ -30,10 +30,8 @@ def get_config_file(config_path: str) -> str:
     """
     names = list_configs()
     if config_path not in names:
-        close = difflib.get_close_matches(config_path, names, n=3, cutoff=0.0)
-        raise InputError(
-            f"{config_path!r} is not in PANet's model zoo; the closest are {', '.join(close)}."
-        )
+        close = ", ".join(closest(config_path, names))
+        raise InputError(f"{config_path!r} is not in PANet's model zoo; the closest are {close}.")
     return str(_CONFIG_ROOT / config_path)
 
 

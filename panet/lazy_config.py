@@ -1,6 +1,5 @@
 """Python configurations: detectron2's ``LazyConfig``, with what this project's trainer reads."""
 
-import difflib
 import warnings
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
@@ -13,6 +12,7 @@ from hydra.errors import HydraException
 from omegaconf import DictConfig, ListConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
+from .utils.choices import closest
 from .utils.device import available_device
 from .utils.errors import InputError
 
@@ -99,7 +99,7 @@ def _apply(cfg: DictConfig, text: str) -> None:
         old = OmegaConf.select(cfg, key, default=_ABSENT, throw_on_resolution_failure=False)
         if not override.is_add():
             if old is _ABSENT:
-                close = difflib.get_close_matches(key, _keys(cfg), n=1, cutoff=0.0)
+                close = closest(key, _keys(cfg), count=1)
                 raise InputError(
                     f"There is no configuration key {key}; the closest is {close[0]}. To add a "
                     f"key, write +{key}=..."

@@ -3,12 +3,12 @@
 import logging
 import os
 from collections.abc import Sequence
-from difflib import get_close_matches
 
 from detectron2.config import CfgNode
 from detectron2.data import DatasetCatalog, MetadataCatalog
 from detectron2.utils.file_io import PathManager
 
+from panet.utils.choices import closest
 from panet.utils.errors import InputError
 
 from . import mapillary
@@ -96,7 +96,7 @@ def _check_registered(name: str) -> None:
     known = list(DatasetCatalog.list())
     if name in known:
         return
-    close = get_close_matches(name, known, n=3, cutoff=0.5)
+    close = closest(name, known, similarity=0.5)
     hint = f"; the closest names are {', '.join(map(repr, close))}" if close else ""
     raise InputError(f"Dataset {name!r} is not registered with detectron2{hint}.")
 

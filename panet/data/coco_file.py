@@ -1,14 +1,15 @@
 """COCO JSON files of any origin: what is in them, and a copy that COCO's metrics can read."""
 
 import json
-import os
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from filelock import FileLock
 from pycocotools import mask as rle
 
+from panet.utils.atomic import open_atomically
 from panet.utils.errors import InputError
 
 
@@ -151,9 +152,8 @@ def write_evaluation_file(
         ]
     path.parent.mkdir(parents=True, exist_ok=True)
     # Every process of an evaluation writes the file.
-    partial = path.with_name(f"{path.name}.{os.getpid()}.partial")
-    partial.write_text(json.dumps(new))
-    partial.replace(path)
+    with FileLock(f"{path}.lock"), open_atomically(path, "w") as file:
+        json.dump(new, file)
     return {number: index for index, number in enumerate(ids)}
 
 

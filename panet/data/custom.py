@@ -2,7 +2,6 @@
 
 import logging
 from collections.abc import Sequence
-from difflib import get_close_matches
 from functools import lru_cache, partial
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -12,6 +11,7 @@ from detectron2.data import DatasetCatalog, MetadataCatalog
 from detectron2.data.datasets import load_coco_json
 from detectron2.utils import comm
 
+from panet.utils.choices import closest
 from panet.utils.errors import InputError
 
 from .checking import (
@@ -140,7 +140,7 @@ def _choose_classes(
     chosen = list(cfg.DATASETS.OWN.CLASSES)
     for name in chosen:
         if name not in known:
-            close = get_close_matches(str(name), known, n=3, cutoff=0.0)
+            close = closest(str(name), known)
             raise InputError(
                 f"DATASETS.OWN.CLASSES has {name!r}, which is no class of {files[first]}; the "
                 f"closest are {', '.join(map(repr, close))}."

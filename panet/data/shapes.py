@@ -15,7 +15,7 @@ from typing import Any
 import cv2
 import numpy as np
 import numpy.typing as npt
-from iopath.common.file_io import file_lock
+from filelock import FileLock
 from pycocotools import mask as rle
 
 Image = npt.NDArray[np.uint8]
@@ -259,7 +259,7 @@ def write_split(split: Split, image_root: Path, json_file: Path) -> None:
     then changed, so that an interrupted run leaves no half of a dataset behind.
     """
     json_file.parent.mkdir(parents=True, exist_ok=True)
-    with file_lock(str(json_file)):
+    with FileLock(f"{json_file}.lock"):
         if json_file.exists():
             return
         shutil.rmtree(image_root, ignore_errors=True)

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from detectron2.data import DatasetCatalog, MetadataCatalog
-from iopath.common.file_io import file_lock
+from filelock import FileLock
 from pycocotools import mask as rle
 from tqdm import tqdm
 
@@ -60,7 +60,7 @@ def write_ground_truth(dataset_name: str, folder: Path) -> Path:
     records = DatasetCatalog.get(dataset_name)
     json_file = folder / f"{dataset_name}_{_fingerprint(records)}.json"
     folder.mkdir(parents=True, exist_ok=True)
-    with file_lock(str(json_file)):
+    with FileLock(f"{json_file}.lock"):
         if not json_file.exists():
             logger.info("Writing the ground truth of %s to %s ...", dataset_name, json_file)
             content = _in_coco_format(records, MetadataCatalog.get(dataset_name).thing_classes)

@@ -1,11 +1,12 @@
 """Starting to write into a folder, for the first time or once more."""
 
-import fcntl
 import shutil
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
+
+from filelock import FileLock, Timeout
 
 from panet.utils.errors import InputError
 
@@ -25,19 +26,20 @@ def locked(folder: Path) -> Iterator[None]:
     Raises:
         InputError: if one is at it, or the folder cannot be made.
     """
+    lock = FileLock(folder / _LOCK_FILE)
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        file = (folder / _LOCK_FILE).open("w")
+        lock.acquire(timeout=0)
+    except Timeout as error:
+        raise InputError(
+            f"Another program is writing to {folder}; wait for it, or give another folder."
+        ) from error
     except OSError as error:
         raise InputError(f"{folder} cannot be written to: {error.strerror}.") from error
-    with file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError as error:
-            raise InputError(
-                f"Another program is writing to {folder}; wait for it, or give another folder."
-            ) from error
+    try:
         yield
+    finally:
+        lock.release()
 
 
 def start(

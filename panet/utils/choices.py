@@ -1,6 +1,7 @@
 """Checking of configuration values that name one of a few possibilities."""
 
-from collections.abc import Collection
+import difflib
+from collections.abc import Collection, Iterable
 
 from .errors import InputError
 
@@ -19,3 +20,15 @@ def check_choice(key: str, value: str, allowed: Collection[str]) -> str:
     if value not in allowed:
         raise InputError(f"{key} is {value!r}; it must be one of {', '.join(map(repr, allowed))}.")
     return value
+
+
+def closest(name: str, known: Iterable[str], count: int = 3, similarity: float = 0.0) -> list[str]:
+    """The ``count`` of ``known`` that are spelled most like ``name``, for messages.
+
+    Args:
+        name: what is not known.
+        known: what is.
+        count: how many.
+        similarity: how much alike they are at least, from 0 to 1.
+    """
+    return difflib.get_close_matches(name, list(known), n=count, cutoff=similarity)

@@ -1,6 +1,5 @@
 """What is wrong with a configuration, in one sentence."""
 
-import difflib
 import re
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -8,6 +7,7 @@ from contextlib import contextmanager
 import yaml
 from detectron2.config import CfgNode
 
+from .choices import closest
 from .errors import InputError
 
 
@@ -34,7 +34,7 @@ def explained_config_errors(cfg: CfgNode) -> Iterator[None]:
 def _explain(message: str, cfg: CfgNode) -> str:
     unknown = re.search(r"Non-existent (?:config )?key: (\S+)", message)
     if unknown:
-        close = difflib.get_close_matches(unknown[1], _keys(cfg), n=1, cutoff=0.0)
+        close = closest(unknown[1], _keys(cfg), count=1)
         return f"There is no configuration key {unknown[1]}; the closest is {close[0]}."
     mismatch = re.search(
         r"Type mismatch \(<class '(\w+)'> vs\. <class '(\w+)'>\) with values "

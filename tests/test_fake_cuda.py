@@ -16,10 +16,9 @@ from torch._subclasses.fake_tensor import FakeTensor
 from torch.nn import functional as F
 from torchvision.ops import nms, roi_align
 
-from panet.prepare import prepare
-from panet.deployment import optimize as deployment
 from panet import load_config, optimize_for_inference
 from panet.data.mapped_masks import MappedMasks
+from panet.deployment import optimize as deployment
 from panet.engine import LazyTrainer
 from panet.evaluation.level_shares import count_level_shares
 from panet.evaluation.tta import RCNNEnsemble, add_testing_tricks
@@ -27,6 +26,7 @@ from panet.lazy_config import load_lazy_config
 from panet.modeling import AllLevelPooler, FusedFirstLayer, PANetBoxHead, PANetMaskHead
 from panet.modeling.build import build_model
 from panet.modeling.pooler import PooledLevels
+from panet.prepare import prepare
 
 CUDA = torch.device("cuda", 0)
 SIZE = (128, 160)

@@ -73,10 +73,10 @@ def add_panet_config(cfg: CfgNode) -> None:
     # Its weights to train the heads with; "" where MODEL.WEIGHTS has them, as a trained model does.
     cfg.MODEL.INDEPENDENT_RPN.WEIGHTS = ""
 
-    # What becomes of the heads of MODEL.WEIGHTS if they tell other classes apart than this model:
-    # classes of the same name keep their weights.
+    # Transfer of the heads of MODEL.WEIGHTS to a dataset with other classes: classes of the same
+    # name keep their weights.
     cfg.MODEL.CLASS_TRANSFER = CfgNode()
-    # The dataset whose classes they tell apart; "" if the file itself says it, or not to ask.
+    # The dataset that the weights were trained on; "" if the file says it, or for no transfer.
     cfg.MODEL.CLASS_TRANSFER.SOURCE_DATASET = ""
     # Classes with other names there: pairs such as ["rider", "person"], this model's name first.
     cfg.MODEL.CLASS_TRANSFER.SYNONYMS = []
@@ -94,8 +94,8 @@ def add_panet_config(cfg: CfgNode) -> None:
 
     # Factors of an image's own size that TEST.AUG sees it at, instead of TEST.AUG.MIN_SIZES.
     cfg.TEST.AUG.SCALES = ()
-    # In pixels, the size of the windows that TEST.AUG sees an image through, and how much they
-    # overlap: as much as objects are large. 0: the image as a whole.
+    # Size and overlap, in pixels, of the tiles that TEST.AUG cuts images into; objects should be
+    # smaller than the overlap. 0: no tiles.
     cfg.TEST.AUG.WINDOW = 0
     cfg.TEST.AUG.OVERLAP = 0
     # Views of one size, an image and its mirror image, that TEST.AUG computes at once.
@@ -119,8 +119,9 @@ def add_panet_config(cfg: CfgNode) -> None:
     # The one that proposes boxes to all, counted from 0.
     cfg.TEST.ENSEMBLE.PROPOSALS_FROM = 0
 
-    # Data of one's own in COCO's format. If a file is given, DATASETS.TRAIN and DATASETS.TEST
-    # become what is given here, and the numbers of classes and INPUT.MASK_FORMAT what files have.
+    # Custom datasets in COCO format. If a file is given, panet.prepare.prepare replaces
+    # DATASETS.TRAIN and DATASETS.TEST by these, and the numbers of classes and INPUT.MASK_FORMAT by
+    # what the files have.
     cfg.DATASETS.OWN = CfgNode()
     for split in ("TRAIN", "VAL", "TEST"):
         cfg.DATASETS.OWN[split] = CfgNode()

@@ -37,7 +37,7 @@ from panet.data.checking import (
     check_overlap_by_name,
 )
 from panet.data.coco_file import category_names, read_coco_json
-from panet.data.custom import own_datasets
+from panet.data.custom import custom_datasets
 from panet.data.image_checking import CheckedImage, check_images, duplicated_content
 from panet.data.summary import (
     QUANTILES,
@@ -147,7 +147,7 @@ def configured(config_file: str | None, opts: Sequence[str]) -> list[Source]:
         Source(
             own.name, own.json_file, own.image_root, own.with_masks, classes, own.split != "TRAIN"
         )
-        for own in own_datasets(cfg)
+        for own in custom_datasets(cfg)
     ]
     if not sources:
         for name in (*cfg.DATASETS.TRAIN, *cfg.DATASETS.TEST):

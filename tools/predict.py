@@ -28,6 +28,7 @@ from detectron2.config import CfgNode
 from detectron2.utils import comm
 from tqdm import tqdm
 
+from panet.compat.detectron2_launch import launch
 from panet.prediction import Predictor, prediction_config
 from panet.prediction.annotated_video import write_annotated_videos
 from panet.prediction.folder import ResultsFolder
@@ -38,7 +39,6 @@ from panet.prediction.settings import prediction_settings
 from panet.prediction.starting import locked, start
 from panet.utils.device import check_gpus, keep_freed_memory, limit_cpu_threads
 from panet.utils.errors import InputError, add_debug_argument, exit_on_input_error
-from panet.utils.launch import launch
 
 
 def parse_arguments() -> argparse.Namespace:

@@ -22,6 +22,7 @@ from tqdm import tqdm
 
 from panet import model_zoo
 from panet.checkpoint import build_checkpointer
+from panet.compat.detectron2_launch import launch
 from panet.config import load_config
 from panet.data.availability import check_datasets
 from panet.deployment.optimize import optimize_from_config
@@ -31,7 +32,6 @@ from panet.prepare import prepare
 from panet.utils.atomic import open_atomically
 from panet.utils.device import check_gpus, keep_freed_memory, limit_cpu_threads
 from panet.utils.errors import add_debug_argument, exit_on_input_error
-from panet.utils.launch import launch
 
 # An image's id, its boxes (N, 4) and their logits (N,).
 Proposals = tuple[int | str, npt.NDArray[np.float32], npt.NDArray[np.float32]]

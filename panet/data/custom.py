@@ -1,4 +1,4 @@
-"""Data of one's own: ``DATASETS.OWN`` of a configuration, registered with detectron2."""
+"""Custom datasets: ``DATASETS.OWN`` of a configuration, registered with detectron2."""
 
 import logging
 from collections.abc import Sequence
@@ -37,7 +37,7 @@ logger = logging.getLogger(__name__)
 SPLITS = ("TRAIN", "VAL", "TEST")
 
 
-class OwnDataset(NamedTuple):
+class CustomDataset(NamedTuple):
     """A dataset of ``DATASETS.OWN``.
 
     Attributes:
@@ -45,7 +45,7 @@ class OwnDataset(NamedTuple):
         name: to register it under.
         json_file: in COCO's format.
         image_root: the folder that the file names in it begin in.
-        classes: in the model's order; empty if no file is there that tells them.
+        classes: in the model's order; empty if no file is there to name them.
         with_masks: whether the model learns masks.
     """
 
@@ -57,10 +57,10 @@ class OwnDataset(NamedTuple):
     with_masks: bool = True
 
 
-_registered: dict[str, OwnDataset] = {}
+_registered: dict[str, CustomDataset] = {}
 
 
-def own_datasets(cfg: CfgNode) -> list[OwnDataset]:
+def custom_datasets(cfg: CfgNode) -> list[CustomDataset]:
     """What ``DATASETS.OWN`` names, in the order of :data:`SPLITS`.
 
     Raises:
@@ -79,7 +79,7 @@ def own_datasets(cfg: CfgNode) -> list[OwnDataset]:
         if not section.NAME:
             raise InputError(f"DATASETS.OWN.{split}.NAME is empty; give the dataset a name.")
         files = Path(section.JSON), Path(section.IMAGES)
-        datasets.append(OwnDataset(split, section.NAME, *files, with_masks=cfg.MODEL.MASK_ON))
+        datasets.append(CustomDataset(split, section.NAME, *files, with_masks=cfg.MODEL.MASK_ON))
     return datasets
 
 
@@ -98,7 +98,7 @@ def use_custom_data(cfg: CfgNode) -> None:
         InputError: if a file cannot be read, the files do not fit each other or ``cfg``, or a name
             is taken.
     """
-    datasets = own_datasets(cfg)
+    datasets = custom_datasets(cfg)
     if not datasets:
         if cfg.DATASETS.OWN.CLASSES:
             raise InputError(
@@ -132,7 +132,7 @@ def _read_contents(json_file: Path, _changed: int) -> Contents:
 
 
 def _choose_classes(
-    cfg: CfgNode, datasets: Sequence[OwnDataset], contents: dict[str, Contents]
+    cfg: CfgNode, datasets: Sequence[CustomDataset], contents: dict[str, Contents]
 ) -> tuple[str, ...]:
     files = {dataset.split: dataset.json_file for dataset in datasets}
     first = next(iter(contents))
@@ -170,7 +170,7 @@ def _set_num_classes(cfg: CfgNode, number: int) -> None:
 
 def _set_mask_format(
     cfg: CfgNode,
-    datasets: Sequence[OwnDataset],
+    datasets: Sequence[CustomDataset],
     contents: dict[str, Contents],
     classes: Sequence[str],
 ) -> None:
@@ -205,7 +205,7 @@ def _say(message: str) -> None:
         logger.warning(message)
 
 
-def _register(dataset: OwnDataset, together: Sequence[OwnDataset], folder: Path) -> None:
+def _register(dataset: CustomDataset, together: Sequence[CustomDataset], folder: Path) -> None:
     name = dataset.name
     if name in DatasetCatalog.list():
         old = _registered.get(name)
@@ -218,11 +218,11 @@ def _register(dataset: OwnDataset, together: Sequence[OwnDataset], folder: Path)
         DatasetCatalog.remove(name)
         MetadataCatalog.pop(name, None)
     _registered[name] = dataset
-    load = partial(load_own, dataset, together, folder / f"{name}.json")
+    load = partial(load_custom, dataset, together, folder / f"{name}.json")
     DatasetCatalog.register(name, load)
 
 
-def _describe(dataset: OwnDataset, contents: Contents | None) -> None:
+def _describe(dataset: CustomDataset, contents: Contents | None) -> None:
     """Fill the metadata, of which without a file little is known."""
     metadata = MetadataCatalog.get(dataset.name)
     metadata.set(evaluator_type="coco", image_root=str(dataset.image_root))
@@ -231,19 +231,19 @@ def _describe(dataset: OwnDataset, contents: Contents | None) -> None:
     if contents is None:
         metadata.set(json_file=str(dataset.json_file))
     else:
-        # Evaluators shall not read this file but the copy that load_own writes.
+        # Evaluators shall not read this file but the copy that load_custom writes.
         ids = class_ids(contents.categories, dataset.classes)
         metadata.set(thing_dataset_id_to_contiguous_id={n: i for i, n in enumerate(ids)})
 
 
-def _is_same(old: OwnDataset, new: OwnDataset) -> bool:
+def _is_same(old: CustomDataset, new: CustomDataset) -> bool:
     if not old.classes or not new.classes:
         old, new = old._replace(classes=()), new._replace(classes=())
     return old._replace(with_masks=new.with_masks) == new
 
 
-def load_own(
-    dataset: OwnDataset, together: Sequence[OwnDataset], evaluation_file: Path
+def load_custom(
+    dataset: CustomDataset, together: Sequence[CustomDataset], evaluation_file: Path
 ) -> list[dict[str, Any]]:
     """The records of a dataset in detectron2's format.
 
@@ -260,7 +260,7 @@ def load_own(
         InputError: if a file cannot be read.
     """
     checked = together if dataset.split == "TRAIN" else [dataset]
-    found = [check_own(each) for each in checked]
+    found = [check_custom(each) for each in checked]
     if dataset.split == "TRAIN":
         found.append(overlaps(together))
     refuse_errors([defect for defects in found for defect in defects])
@@ -298,13 +298,13 @@ def _tell_warnings(defects: tuple[Defect, ...]) -> None:
         )
 
 
-def check_own(dataset: OwnDataset) -> tuple[Defect, ...]:
+def check_custom(dataset: CustomDataset) -> tuple[Defect, ...]:
     """All defects that the JSON file of a dataset and the names of its images show."""
-    return _check_own(dataset, dataset.json_file.stat().st_mtime_ns)
+    return _check_custom(dataset, dataset.json_file.stat().st_mtime_ns)
 
 
 @lru_cache(maxsize=16)
-def _check_own(dataset: OwnDataset, _changed: int) -> tuple[Defect, ...]:
+def _check_custom(dataset: CustomDataset, _changed: int) -> tuple[Defect, ...]:
     content = read_coco_json(dataset.json_file)
     file = str(dataset.json_file)
     is_test = dataset.split != "TRAIN"
@@ -312,7 +312,7 @@ def _check_own(dataset: OwnDataset, _changed: int) -> tuple[Defect, ...]:
     return (*defects, *check_existence(content, dataset.image_root))
 
 
-def overlaps(datasets: Sequence[OwnDataset]) -> tuple[Defect, ...]:
+def overlaps(datasets: Sequence[CustomDataset]) -> tuple[Defect, ...]:
     """A warning for every image of another dataset with the file name of one for training."""
     train = next((dataset for dataset in datasets if dataset.split == "TRAIN"), None)
     if train is None:

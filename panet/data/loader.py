@@ -174,7 +174,7 @@ def build_train_loader(
     num_workers: int = 0,
     seed: int = -1,
 ) -> DataLoader[Any]:
-    """A loader of training data that can go on where another one was.
+    """A training data loader that resumes at any batch.
 
     Its ``batch_sampler`` is a :class:`TrainBatchSampler`, whose ``first_batch`` may be set before
     the first iteration.

@@ -36,8 +36,7 @@ class LazyTrainer(ResumableTrainer):
 
     It reads ``model``, ``optimizer``, ``lr_multiplier``, ``dataloader`` and ``train`` as
     detectron2's ``lazyconfig_train_net.py`` does; ``dataloader.evaluator`` may be absent or None
-    for no evaluation. Loaders of :func:`panet.data.loader.build_train_loader` go on where they
-    were when a run is resumed.
+    for no evaluation. Loaders of :func:`panet.data.loader.build_train_loader` resume with the run.
     """
 
     amp_dtype_key = "train.amp.dtype"

@@ -217,7 +217,7 @@ class ResumableTrainer(DefaultTrainer, ABC):
         if isinstance(batches, TrainBatchSampler):
             batches.first_batch = self.start_iter
         elif self.start_iter > 0:
-            logger.warning("The data loader cannot skip batches: it starts anew, not where it was.")
+            logger.warning("The data loader cannot skip batches: it restarts from the first one.")
         return loader
 
     def _choose_step_runner(self, device: torch.device) -> type[SimpleTrainer]:

@@ -124,7 +124,7 @@ class PANetTrainer(ResumableTrainer):
     def build_train_loader(cls, cfg: CfgNode) -> Iterable[Any]:
         """Batches for training; override it to call the function of the same name with a mapper.
 
-        Loaders of that function go on where they were when a run is resumed.
+        Loaders of that function resume with the run.
         """
         return build_train_loader(cfg)
 

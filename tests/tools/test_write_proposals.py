@@ -21,8 +21,8 @@ from detectron2.data.datasets import register_coco_instances
 from detectron2.modeling import build_model
 from PIL import Image
 
+from panet.compat.detectron2_launch import launch
 from panet.data.loader import build_train_loader
-from panet.utils.launch import launch
 
 TOOL = CONFIGS.parent / "tools" / "write_proposals.py"
 # Height and width by id; the sizes are such that they cannot be taken for one another.

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from panet.utils.errors import InputError
 
-from .tiles import WindowTransform, cut_windows
+from .tiles import TileTransform, cut_tiles
 
 Size = tuple[int, int]
 """Height and width in pixels."""
@@ -35,12 +35,12 @@ def build_view_mapper(cfg: CfgNode) -> ViewMapper:
 
     def views(image: dict[str, Any]) -> list[dict[str, Any]]:
         found = []
-        for cut, window in _cut(cfg, image):
-            height, width = window["image"].shape[1:]
+        for cut, tile in _cut(cfg, image):
+            height, width = tile["image"].shape[1:]
             resize = DatasetMapperTTA(
                 shorter_edges(cfg, height, width), options.MAX_SIZE, options.FLIP
             )
-            for view in resize(window):
+            for view in resize(tile):
                 found.append({**view, "transforms": cut + view["transforms"]})
         return found
 
@@ -64,8 +64,8 @@ def _cut(cfg: CfgNode, image: dict[str, Any]) -> Iterator[tuple[TransformList, d
     if cfg.TEST.AUG.WINDOW == 0:
         yield TransformList([]), image
         return
-    for cut, window in cut_windows(image, cfg.TEST.AUG.WINDOW, cfg.TEST.AUG.OVERLAP):
-        yield TransformList([cut]), window
+    for cut, tile in cut_tiles(image, cfg.TEST.AUG.WINDOW, cfg.TEST.AUG.OVERLAP):
+        yield TransformList([cut]), tile
 
 
 def view_sizes(cfg: CfgNode, height: int, width: int) -> list[Size]:
@@ -85,7 +85,7 @@ def view_sizes(cfg: CfgNode, height: int, width: int) -> list[Size]:
 
 
 def shorter_edges(cfg: CfgNode, height: int, width: int) -> list[int]:
-    """The shorter edges, in pixels, that an image or a window is resized to."""
+    """The shorter edges, in pixels, that an image or a tile is resized to."""
     scaled = [max(1, round(scale * min(height, width))) for scale in cfg.TEST.AUG.SCALES]
     return scaled or list(cfg.TEST.AUG.MIN_SIZES)
 
@@ -154,14 +154,14 @@ def map_back(
 
 
 def drop_others(found: Instances, transforms: TransformList) -> Instances:
-    """What was found in a view, with "pred_boxes", but for what a neighbouring window answers for.
+    """What was found in a view, with "pred_boxes", but for what a neighbouring tile answers for.
 
     Args:
         found: in pixels of the view.
         transforms: what made the view of the image.
     """
     for transform in transforms.transforms:
-        if isinstance(transform, WindowTransform):
+        if isinstance(transform, TileTransform):
             boxes = transform_boxes(found.pred_boxes.tensor, transforms.inverse())
             return found[transform.in_core(boxes)]
     return found

@@ -1,4 +1,4 @@
-"""Windows cover an image, and each of its points is in the core of one."""
+"""Tiles cover an image, and each of its points is in the core of one."""
 
 from itertools import pairwise
 
@@ -8,7 +8,7 @@ import torch
 from detectron2.config import CfgNode
 from detectron2.structures import Boxes, Instances
 
-from panet.evaluation.tta.tiles import WindowTransform, cut_windows, lay_out_spans
+from panet.evaluation.tta.tiles import TileTransform, cut_tiles, lay_out_spans
 from panet.evaluation.tta.views import (
     build_view_mapper,
     drop_others,
@@ -48,18 +48,18 @@ def test_cores_meet_in_the_middle_of_overlaps() -> None:
 def test_every_box_is_in_one_core() -> None:
     corners = torch.rand(200, 2) * torch.tensor([70.0, 50.0])
     boxes = torch.cat([corners, corners + torch.rand(200, 2) * 20], dim=1)
-    cores = torch.stack([cut.in_core(boxes) for cut, _ in cut_windows(IMAGE, 32, 8)])
+    cores = torch.stack([cut.in_core(boxes) for cut, _ in cut_tiles(IMAGE, 32, 8)])
     assert len(cores) == 6
     assert (cores.sum(0) == 1).all()
     assert (cores.sum(1) > 0).all()
 
 
-def test_windows_are_parts_of_the_image() -> None:
+def test_tiles_are_parts_of_the_image() -> None:
     image = IMAGE["image"].numpy().transpose(1, 2, 0)
-    for cut, window in cut_windows({**IMAGE, "image_id": 5}, 32, 8):
+    for cut, tile in cut_tiles({**IMAGE, "image_id": 5}, 32, 8):
         expected = cut.apply_image(image).transpose(2, 0, 1)
-        assert np.array_equal(window["image"], expected)
-        assert (window["height"], window["width"], window["image_id"]) == (32, 32, 5)
+        assert np.array_equal(tile["image"], expected)
+        assert (tile["height"], tile["width"], tile["image_id"]) == (32, 32, 5)
 
 
 @pytest.fixture
@@ -70,7 +70,7 @@ def cfg(tiny_cfg: CfgNode) -> CfgNode:
     return tiny_cfg
 
 
-def test_proposals_go_to_windows_and_detections_come_back_once(cfg: CfgNode) -> None:
+def test_proposals_go_to_tiles_and_detections_come_back_once(cfg: CfgNode) -> None:
     given = torch.tensor([[2.0, 2, 8, 8], [24, 20, 34, 30], [60, 40, 70, 50]])
     proposals = Instances((50, 70), proposal_boxes=Boxes(given), number=torch.arange(3))
     views = build_view_mapper(cfg)({**IMAGE, "proposals": proposals})
@@ -83,7 +83,7 @@ def test_proposals_go_to_windows_and_detections_come_back_once(cfg: CfgNode) -> 
         inside = view["proposals"]
         assert (inside.proposal_boxes.tensor >= 0).all()
         assert (inside.proposal_boxes.tensor <= 64).all()
-        (cut,) = (t for t in view["transforms"].transforms if isinstance(t, WindowTransform))
+        (cut,) = (t for t in view["transforms"].transforms if isinstance(t, TileTransform))
         seen = Instances((64, 64), pred_boxes=inside.proposal_boxes, number=inside.number)
         own = drop_others(seen, view["transforms"])
         back = map_back(own, view["transforms"], (50, 70), (100, 140))
@@ -95,8 +95,8 @@ def test_proposals_go_to_windows_and_detections_come_back_once(cfg: CfgNode) -> 
     torch.testing.assert_close(boxes, 2 * given[numbers])
 
 
-@pytest.mark.parametrize("window", [-1, 8, 4])
-def test_windows_must_be_larger_than_their_overlap(cfg: CfgNode, window: int) -> None:
-    cfg.TEST.AUG.WINDOW = window
+@pytest.mark.parametrize("tile", [-1, 8, 4])
+def test_tiles_must_be_larger_than_their_overlap(cfg: CfgNode, tile: int) -> None:
+    cfg.TEST.AUG.WINDOW = tile
     with pytest.raises(InputError, match=r"TEST\.AUG\.WINDOW"):
         build_view_mapper(cfg)

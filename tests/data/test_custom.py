@@ -300,4 +300,4 @@ def test_a_saved_configuration_names_the_same_data(tmp_path: Path) -> None:
     assert again.DATASETS == cfg.DATASETS
     assert again.INPUT == cfg.INPUT
     assert again.MODEL.ROI_HEADS == cfg.MODEL.ROI_HEADS
-    assert own.own_datasets(cfg)[1].json_file == files[0]
+    assert own.custom_datasets(cfg)[1].json_file == files[0]

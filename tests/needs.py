@@ -1,12 +1,20 @@
 """What a test needs of the machine."""
 
+import inspect
+
 import pytest
 import torch
+from detectron2.data import build
 
 from panet.utils.cpu import has_fast_bfloat16
 
 BFLOAT16 = pytest.mark.skipif(
     not has_fast_bfloat16(), reason="this CPU has no instructions for bfloat16"
+)
+
+NEWEST_DETECTRON2 = pytest.mark.skipif(
+    "prefetch_factor" not in inspect.signature(build.build_batch_data_loader).parameters,
+    reason="this detectron2 is older than its newest sources",
 )
 
 DEVICES = [

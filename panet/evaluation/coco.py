@@ -2,11 +2,11 @@
 
 from collections.abc import Collection
 from typing import Any
-from unittest import mock
 
 import detectron2.evaluation
-from detectron2.evaluation import coco_evaluation
 from faster_coco_eval import COCOeval_faster
+
+from panet.compat.detectron2_coco import metrics_by
 
 from .run_lengths import QuickEncoding
 
@@ -39,8 +39,5 @@ class COCOEvaluator(QuickEncoding, detectron2.evaluation.COCOEvaluator):
     def evaluate(self, img_ids: Collection[int] | None = None) -> dict[str, Any] | None:
         if not all(isinstance(image_id, int) for image_id in self._coco_api.imgs):
             return super().evaluate(img_ids)
-        # The second is for another limit than 100 detections an image, which this one takes too.
-        with mock.patch.multiple(
-            coco_evaluation, COCOeval=COCOeval_faster, COCOevalMaxDets=COCOeval_faster
-        ):
+        with metrics_by(COCOeval_faster):
             return super().evaluate(img_ids)

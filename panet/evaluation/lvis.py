@@ -1,17 +1,17 @@
 """LVIS's evaluator for today's numpy."""
 
 from typing import Any
-from unittest import mock
 
 import detectron2.evaluation
-import numpy as np
+
+from panet.compat import lvis
 
 from .run_lengths import QuickEncoding
 
 
 class LVISEvaluator(QuickEncoding, detectron2.evaluation.LVISEvaluator):
-    """detectron2's evaluator, whose package ``lvis`` names types that numpy 1.24 removed."""
+    """detectron2's evaluator, see :mod:`panet.compat.lvis`."""
 
     def evaluate(self) -> dict[str, Any]:
-        with mock.patch.object(np, "float", float, create=True):
+        with lvis.numpy_float():
             return super().evaluate()

@@ -9,13 +9,13 @@ from detectron2.utils import comm
 from detectron2.utils.logger import setup_logger
 
 from panet import model_zoo
+from panet.compat.detectron2_launch import launch
 from panet.config import load_config
 from panet.engine import LazyTrainer, PANetTrainer, ResumableTrainer
 from panet.lazy_config import load_lazy_config
 from panet.prepare import prepare
 from panet.utils.device import check_gpus, keep_freed_memory, limit_cpu_threads
 from panet.utils.errors import add_debug_argument, exit_on_input_error
-from panet.utils.launch import launch
 
 
 def setup(args: argparse.Namespace) -> tuple[type[ResumableTrainer], Any]:

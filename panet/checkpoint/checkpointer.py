@@ -3,18 +3,16 @@
 import logging
 from collections.abc import Sequence
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
-from unittest import mock
 from urllib.parse import urlparse
 
-from detectron2.checkpoint import DetectionCheckpointer, detection_checkpoint
 from detectron2.config import CfgNode
 from detectron2.data import MetadataCatalog
 from detectron2.utils import comm
 from omegaconf import DictConfig
 from torch import nn
 
+from panet.compat.detectron2_checkpoint import ReusableCheckpointer
 from panet.lazy_config import dataset_names
 from panet.utils.atomic import AtomicPathManager
 from panet.utils.errors import DownloadError, InputError
@@ -31,7 +29,7 @@ from .weights import load_safetensors
 logger = logging.getLogger(__name__)
 
 
-class PANetCheckpointer(DetectionCheckpointer):
+class PANetCheckpointer(ReusableCheckpointer):
     """detectron2's checkpointer with what it lacks.
 
     - It executes nothing that is in a file, and refuses what is damaged or not for the model.
@@ -100,8 +98,6 @@ class PANetCheckpointer(DetectionCheckpointer):
                 f"{file} cannot be downloaded ({error}); give {self.weights_key} a copy of it that "
                 "is on this machine or, to start from random weights, ''."
             ) from error
-        finally:
-            self._parsed_url_during_load = None  # which the superclass leaves after an error
 
     def resume_or_load(self, path: str, *, resume: bool = True) -> dict[str, Any]:
         """See fvcore's ``Checkpointer``.
@@ -135,9 +131,8 @@ class PANetCheckpointer(DetectionCheckpointer):
         return list(dict.fromkeys([self.get_checkpoint_file(), *map(str, others)]))
 
     def _load_file(self, filename: str) -> Any:
-        safe = SimpleNamespace(load=lambda *_args, **_kwargs: load_pickle(filename))
-        with mock.patch.object(detection_checkpoint, "pickle", safe):
-            return super()._load_file(filename)
+        # detectron2's own reading of pickles executes what is in them.
+        return _load_zoo(filename) if filename.endswith(".pkl") else super()._load_file(filename)
 
     def _torch_load(self, filename: str) -> Any:
         safetensors = filename.endswith(".safetensors")
@@ -217,6 +212,18 @@ class CompleteCheckpointer(PANetCheckpointer):
                 "a model that was trained with it."
             )
         return incompatible
+
+
+def _load_zoo(file: str) -> dict[str, Any]:
+    """A file of detectron2's model zoo, or of Detectron's, whose names are Caffe2's."""
+    content = load_pickle(file)
+    if not isinstance(content, dict):
+        raise InputError(f"{file} holds a {type(content).__name__} instead of named tensors.")
+    if "model" in content and "__author__" in content:
+        return content
+    blobs = content.get("blobs", content)  # of whole detectors; backbones come without
+    weights = {name: blob for name, blob in blobs.items() if not name.endswith("_momentum")}
+    return {"model": weights, "__author__": "Caffe2", "matching_heuristics": True}
 
 
 def _classes_of(dataset: str) -> list[str]:

@@ -1,5 +1,8 @@
 """What the CPU can do, as PyTorch's kernels see it."""
 
+from collections.abc import Mapping
+from typing import Any
+
 import torch
 
 HAS_ONEDNN: bool = torch.backends.mkldnn.is_available()
@@ -26,7 +29,9 @@ def has_avx2_only() -> bool:
 
 def has_fast_bfloat16() -> bool:
     """Whether oneDNN has kernels for bfloat16 here, and not loops for reference alone."""
-    return HAS_ONEDNN and bool(torch.ops.mkldnn._is_mkldnn_bf16_supported())
+    # AVX2's and ARM's, which old versions of PyTorch do not tell.
+    others: Mapping[str, Any] = getattr(torch.cpu, "get_capabilities", dict)()
+    return HAS_ONEDNN and (has_avx512() or any(map(others.get, ("avx_ne_convert", "bf16"))))
 
 
 def name() -> str:

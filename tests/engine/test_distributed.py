@@ -13,8 +13,8 @@ from detectron2.utils.events import EventStorage
 from small_batches import image
 from torch import distributed, multiprocessing
 
+from panet.compat.detectron2_launch import launch
 from panet.engine import PANetTrainer
-from panet.utils.launch import launch
 
 
 class DoubleTrainer(PANetTrainer):

@@ -15,9 +15,9 @@ from detectron2.data import MetadataCatalog
 from detectron2.data.datasets import register_coco_instances
 from detectron2.engine import HookBase
 
+from panet.compat.detectron2_launch import launch
 from panet.engine import PANetTrainer
 from panet.utils.errors import InputError
-from panet.utils.launch import launch
 
 
 class At(HookBase):

@@ -14,10 +14,11 @@ from detectron2.modeling.backbone.resnet import BasicBlock, BottleneckBlock, Res
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from panet.compat import onednn
 from panet.modeling.cpu import convolution, fused, weight_gradient, winograd
 from panet.modeling.cpu.layers import FastConv2d, speed_up_convolutions
 from panet.modeling.cpu.linear import linear
-from panet.utils.cpu import AVX2_ONLY
+from panet.utils.cpu import AVX2_ONLY, has_fast_bfloat16
 
 
 def channels_last(*shape: int) -> Tensor:
@@ -175,7 +176,7 @@ def test_fused_residual_blocks(kind: type[nn.Module], first_channels: int) -> No
     assert all(isinstance(block, fused.FusedResidualBlock) for block in network.res2)
     with (
         torch.no_grad(),
-        mock.patch.object(fused, "_add_", wraps=fused._add_) as add,
+        mock.patch.object(onednn, "add_conv2d_", wraps=onednn.add_conv2d_) as add,
     ):
         output = network(x)
     # The first block adds to its input, another output of the network, unless it has a shortcut.
@@ -189,6 +190,10 @@ def test_blocks_with_norms_are_left_alone() -> None:
     network = resnet(BasicBlock(8, 8, norm="BN"))
     fused.fuse_residual_blocks(network)
     assert type(network.res2[0]) is BasicBlock
+
+
+def test_bfloat16_is_fast_where_onednn_says_so() -> None:
+    assert has_fast_bfloat16() == torch.ops.mkldnn._is_mkldnn_bf16_supported()
 
 
 @pytest.mark.skipif("IMITATED" in os.environ, reason="is what runs there")

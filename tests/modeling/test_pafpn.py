@@ -12,8 +12,8 @@ from detectron2.modeling.backbone.fpn import LastLevelMaxPool
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from panet.compat import onednn
 from panet.modeling import PAFPN
-from panet.modeling.cpu import fused
 from panet.modeling.cpu.layers import FrozenNormConv2d
 
 STRIDES = {"res2": 4, "res3": 8, "res4": 16, "res5": 32}
@@ -73,7 +73,10 @@ def test_the_top_down_path_is_that_of_detectron2(fuse_type: str, norm: str, grad
     pafpn.to(memory_format=torch.channels_last)
     images = torch.randn(2, 3, 64, 96).contiguous(memory_format=torch.channels_last)
     expected = FPN.forward(pafpn, images)
-    with torch.set_grad_enabled(grad), mock.patch.object(fused, "_add_", wraps=fused._add_) as add:
+    with (
+        torch.set_grad_enabled(grad),
+        mock.patch.object(onednn, "add_conv2d_", wraps=onednn.add_conv2d_) as add,
+    ):
         levels = pafpn.top_down(pafpn.bottom_up(images))
     assert add.call_count == (0 if grad or norm else 3)  # laterals with another one above
     assert list(levels) == list(expected) == ["p2", "p3", "p4", "p5"]

@@ -23,11 +23,11 @@ from torch import Tensor, nn
 
 from panet import load_config, model_zoo, optimize_for_inference
 from panet.checkpoint import build_checkpointer
+from panet.compat.detectron2_launch import launch
 from panet.engine import PANetTrainer
 from panet.modeling import TimmBackbone
 from panet.prepare import prepare
 from panet.utils.errors import DownloadError, InputError
-from panet.utils.launch import launch
 
 # Of families that have little in common: channels of strides 4 to 32.
 CHANNELS = {

@@ -13,6 +13,7 @@ from detectron2.modeling.backbone.resnet import BasicBlock, BottleneckBlock, CNN
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from panet.compat import onednn
 from panet.utils.cpu import HAS_ONEDNN
 
 from .convolution import is_improved
@@ -47,7 +48,7 @@ def convolve_onto(conv: Conv2d, x: Tensor, total: Tensor) -> Tensor:
         (N, O, H', W').
     """
     if can_fuse(conv, x) and total.dtype == x.dtype:
-        return _add_(total, conv, x, None)
+        return onednn.add_conv2d_(total, x, *_arguments(conv))
     return conv(x).add_(total)
 
 
@@ -82,7 +83,7 @@ class FusedResidualBlock(CNNBlockBase):
         shortcut = x if self.shortcut is None else self.shortcut(x)
         in_place = self.shortcut is not None or self._may_overwrite_input
         if in_place and can_fuse(last, output) and shortcut.dtype == output.dtype:
-            return _add_(shortcut, last, output, "relu")
+            return onednn.add_conv2d_(shortcut, output, *_arguments(last), relu=True)
         return F.relu_(last(output).add_(shortcut))
 
 
@@ -104,17 +105,8 @@ def _has_no_norms(block: nn.Module) -> bool:
 def _relu_of(conv: Conv2d, x: Tensor) -> Tensor:
     if not can_fuse(conv, x) or is_improved(x, conv):
         return F.relu_(conv(x))
-    output: Tensor = torch.ops.mkldnn._convolution_pointwise(x, *_arguments(conv), "relu", [], "")
-    return output
-
-
-def _add_(total: Tensor, conv: Conv2d, x: Tensor, activation: str | None) -> Tensor:
-    """``activation(total + conv(x))``, computed in the memory of ``total``."""
-    output: Tensor = torch.ops.mkldnn._convolution_pointwise_.binary(
-        total, x, *_arguments(conv), "add", 1.0, activation, [], ""
-    )
-    return output
+    return onednn.relu_of_conv2d(x, *_arguments(conv))
 
 
 def _arguments(conv: Conv2d) -> tuple[Any, ...]:
-    return conv.weight, conv.bias, conv.padding, conv.stride, conv.dilation, conv.groups
+    return conv.weight, conv.bias, conv.stride, conv.padding, conv.dilation, conv.groups

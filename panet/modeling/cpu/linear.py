@@ -11,6 +11,7 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 from torch.nn import functional as F
 
+from panet.compat import onednn
 from panet.utils.cpu import HAS_ONEDNN
 
 
@@ -37,14 +38,14 @@ def linear(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
     if torch.is_grad_enabled():
         output: Tensor = _Linear.apply(x, weight, bias)
         return output
-    return _product(x, weight, bias)
+    return onednn.linear(x, weight, bias)
 
 
 class _Linear(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
         ctx.save_for_backward(x, weight)
-        return _product(x, weight, bias)
+        return onednn.linear(x, weight, bias)
 
     @staticmethod
     @once_differentiable
@@ -52,13 +53,7 @@ class _Linear(torch.autograd.Function):
         needs_x, needs_weight, needs_bias = ctx.needs_input_grad
         x, weight = ctx.saved_tensors
         return (
-            _product(gradient, weight.t()) if needs_x else None,
-            _product(gradient.t(), x.t()) if needs_weight else None,
+            onednn.linear(gradient, weight.t()) if needs_x else None,
+            onednn.linear(gradient.t(), x.t()) if needs_weight else None,
             gradient.sum(0) if needs_bias else None,
         )
-
-
-def _product(a: Tensor, b: Tensor, bias: Tensor | None = None) -> Tensor:
-    """``a @ b.t() + bias``; transposed operands are taken as they are."""
-    product: Tensor = torch.ops.mkldnn._linear_pointwise(a, b, bias, "none", [], "")
-    return product

@@ -1,4 +1,10 @@
-"""Running a function in several processes."""
+"""detectron2's ``launch``, whose processes end with their connections open.
+
+Seen in sal-detectron2 0.7.2 and in detectron2's sources, commit 02b5c4e: the threads of the
+connections run on while Python shuts down, and now and then such a process is aborted with its work
+done, and the program with it. This file can go once the processes leave their groups, and ``comm``
+lets go of them.
+"""
 
 import gc
 from collections.abc import Callable
@@ -19,9 +25,6 @@ def launch(
     args: tuple[Any, ...] = (),
 ) -> None:
     """detectron2's ``launch``, whose processes also leave their groups before they end.
-
-    Otherwise their connections' threads run on while Python shuts down, and now and then such a
-    process is aborted with its work done, and the program with it.
 
     Args:
         main: can be pickled, and is called with ``args`` in each process.

@@ -14,7 +14,6 @@ from detectron2.modeling.roi_heads import FastRCNNOutputLayers
 from detectron2.modeling.roi_heads.mask_head import MaskRCNNConvUpsampleHead
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
-from torch.utils._pytree import tree_map_only
 
 from panet.modeling.backbones.timm import TimmBackbone
 from panet.modeling.cpu.fully_connected import FullyConnected
@@ -130,7 +129,7 @@ def _copy_sharing_tensors(model: nn.Module) -> nn.Module:
 
 
 def _fold_norm(conv: Conv2d | FullyConnected) -> None:
-    batch_norm = isinstance(conv.norm, FrozenBatchNorm2d | nn.modules.batchnorm._BatchNorm)
+    batch_norm = isinstance(conv.norm, FrozenBatchNorm2d | nn.BatchNorm2d | nn.SyncBatchNorm)
     if batch_norm and conv.norm.running_mean is not None:
         weight, bias = folded_parameters(conv)
         if isinstance(conv, FrozenNormConv2d):
@@ -195,8 +194,17 @@ def _to_own_precision(layer: nn.Module, inputs: tuple[Tensor, ...]) -> tuple[Ten
 
 
 def _inputs_to_single_precision(_module: nn.Module, inputs: Any) -> Any:
-    return tree_map_only(Tensor, Tensor.float, inputs)
+    return _to_single_precision(inputs)
 
 
 def _output_to_single_precision(_module: nn.Module, _inputs: Any, output: Any) -> Any:
-    return tree_map_only(Tensor, Tensor.float, output)
+    return _to_single_precision(output)
+
+
+def _to_single_precision(value: Any) -> Any:
+    """Tensors as float32, on their own or in lists and tuples."""
+    if isinstance(value, Tensor):
+        return value.float()
+    if isinstance(value, list | tuple):
+        return type(value)(map(_to_single_precision, value))
+    return value

@@ -2,10 +2,10 @@
 
 from typing import Any
 
+import torch
 from detectron2.config import CfgNode
 from detectron2.layers import ShapeSpec
 from detectron2.modeling.roi_heads import ROI_HEADS_REGISTRY, CascadeROIHeads, StandardROIHeads
-from detectron2.modeling.roi_heads.cascade_rcnn import _ScaleGradient
 from detectron2.structures import Instances
 from torch import Tensor
 
@@ -56,10 +56,21 @@ class CascadePANetROIHeads(PANetROIHeads, CascadeROIHeads):
         # their gradient comes to the same.
         if self.training:
             scale = 1.0 / self.num_cascade_stages
-            features = [_ScaleGradient.apply(level, scale) for level in features]
+            features = [_ScaledGradient.apply(level, scale) for level in features]
         pooled = self.box_pooler(features, [image.proposal_boxes for image in proposals])
         predictions: tuple[Tensor, Tensor] = self.box_predictor[stage](self.box_head[stage](pooled))
         return predictions
+
+
+class _ScaledGradient(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, factor: float) -> Tensor:
+        ctx.factor = factor
+        return x.view_as(x)
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None]:
+        return ctx.factor * gradient, None
 
 
 def _check_cascade(cfg: CfgNode) -> None:

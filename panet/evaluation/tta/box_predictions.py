@@ -57,12 +57,20 @@ def _(
     scores_of_stages = []
     for stage, predictor in enumerate(roi_heads.box_predictor):
         if stage > 0:
-            proposals = roi_heads._create_proposals_from_boxes(boxes, image_sizes)
-        predictions = roi_heads._run_stage(levels, proposals, stage)
+            proposals = list(map(_as_proposals, boxes, image_sizes))
+        pooled = roi_heads.box_pooler(levels, [p.proposal_boxes for p in proposals])
+        predictions = predictor(roi_heads.box_head[stage](pooled))
         boxes = list(predictor.predict_boxes(predictions, proposals))
         scores_of_stages.append(predictor.predict_probs(predictions, proposals))
     weight = 1.0 / roi_heads.num_cascade_stages
     return boxes, [sum(scores) * weight for scores in zip(*scores_of_stages)]
+
+
+def _as_proposals(boxes: Tensor, image_size: tuple[int, int]) -> Instances:
+    """A stage's boxes, (R, 4), for the next one; all of them, as their scores will be averaged."""
+    proposal_boxes = Boxes(boxes)
+    proposal_boxes.clip(image_size)
+    return Instances(image_size, proposal_boxes=proposal_boxes)
 
 
 def choose_candidates(

@@ -1,9 +1,9 @@
 """Detections that agree on a box or a mask vote on it."""
 
 import torch
-from detectron2.layers.mask_ops import _do_paste_mask
 from detectron2.structures import Instances, pairwise_iou
 from torch import Tensor
+from torch.nn import functional as F
 
 
 def voting_weights(detections: Instances, voters: Instances, iou: float) -> Tensor:
@@ -71,6 +71,25 @@ def vote_masks(detections: Instances, voters: Instances, iou: float) -> Tensor:
     for mask, weights in zip(masks, voting_weights(detections, voters, iou)):
         chosen = weights.nonzero().flatten()
         weights = weights[chosen] / weights[chosen].sum()
-        pasted, region = _do_paste_mask(voters.pred_masks[chosen], boxes[chosen], height, width)
-        mask[region] = torch.einsum("m,mhw->hw", weights, pasted) >= 0.5
+        rows, columns = _around(boxes[chosen], height, width)
+        pasted = _paste(voters.pred_masks[chosen], boxes[chosen], rows, columns)
+        mask[rows, columns] = torch.einsum("m,mhw->hw", weights, pasted) >= 0.5
     return masks
+
+
+def _around(boxes: Tensor, height: int, width: int) -> tuple[slice, slice]:
+    """The rows and columns of an image that boxes, (M, 4), reach. Beyond, masks are below 0.5."""
+    left, top = boxes[:, :2].amin(0).floor().clamp(min=0).int().tolist()
+    right, bottom = boxes[:, 2:].amax(0).ceil().int().tolist()
+    return slice(top, min(bottom, height)), slice(left, min(right, width))
+
+
+def _paste(masks: Tensor, boxes: Tensor, rows: slice, columns: slice) -> Tensor:
+    """Masks, (M, 1, h, w), in boxes, (M, 4), at the centres of pixels: (M, rows, columns)."""
+    left, top, right, bottom = boxes.split(1, dim=1)
+    # From -1 to 1 within the box.
+    y, x = (torch.arange(s.start, s.stop, device=boxes.device) + 0.5 for s in (rows, columns))
+    y, x = (y - top) / (bottom - top) * 2 - 1, (x - left) / (right - left) * 2 - 1
+    shape = (-1, y.shape[1], x.shape[1])
+    grid = torch.stack((x[:, None].expand(shape), y[:, :, None].expand(shape)), dim=3)
+    return F.grid_sample(masks, grid, align_corners=False)[:, 0]

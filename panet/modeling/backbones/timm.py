@@ -147,12 +147,14 @@ def _convert_norms(network: nn.Module, norm: str) -> nn.Module:
         modules: list[Any] = list(network.modules())
         for module in modules:
             if type(module) in classes:
-                module.__class__ = classes[type(module)]
-                module._stats_mode = ""
+                synchronized = classes[type(module)]
+                module.__class__ = synchronized
+                for name, value in vars(synchronized(module.num_features)).items():
+                    vars(module).setdefault(name, value)  # what its constructor sets beside
     return network
 
 
-def use_own_normalization(cfg: CfgNode) -> None:
+def use_timm_normalization(cfg: CfgNode) -> None:
     """Have images come as the timm model of ``cfg`` was trained with them.
 
     With ``MODEL.TIMM.OWN_NORMALIZATION`` and one of this file's backbones, ``INPUT.FORMAT``,

@@ -1,13 +1,11 @@
 """What timm knows about its models, and what it does not: at which sizes they work, and how."""
 
 import difflib
-import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pickle import UnpicklingError
 from typing import Any
-from unittest import mock
 
 import torch
 from torch import Tensor, nn
@@ -146,8 +144,7 @@ def build_features(name: str, pretrained: bool, arguments: Mapping[str, Any]) ->
             f"give a name that has some{', such as ' + tags[0] if tags else ''}."
         )
     try:
-        with mock.patch.dict(os.environ, TORCH_FORCE_WEIGHTS_ONLY_LOAD="1"):
-            return timm.create_model(name, pretrained, features_only=True, **arguments)
+        return timm.create_model(name, pretrained, features_only=True, **arguments)
     except OSError as error:
         where = source.file or (
             f"https://huggingface.co/{source.hf_hub_id}" if source.hf_hub_id else source.url

@@ -12,11 +12,11 @@ from typing import Any
 import needs
 import pytest
 import torch
-from conftest import CONFIGS
 from detectron2.config import CfgNode
 from detectron2.modeling import build_model
 from detectron2.utils.events import EventStorage
 from filelock import FileLock, Timeout
+from paths import CONFIGS
 from small_models import find_much
 from torch import Tensor, nn
 

@@ -8,20 +8,20 @@ import pytest
 import torch
 from detectron2 import model_zoo
 from detectron2.config import CfgNode
+from paths import BENCHMARKS
 
 from panet import optimize_for_inference
 from panet.utils.cpu import has_fast_bfloat16
 
-BENCHMARKS = Path(__file__).parents[1] / "benchmarks"
 sys.path.append(str(BENCHMARKS))
 
-import boxes  # noqa: E402
-import inference  # noqa: E402
-import measure  # noqa: E402
-import pooling  # noqa: E402
-import rows  # noqa: E402
-import training  # noqa: E402
-from multiply_adds import flop_counter  # noqa: E402
+import boxes
+import inference
+import measure
+import pooling
+import rows
+import training
+from multiply_adds import flop_counter
 
 CPU = torch.device("cpu")
 STAGES = {"rest", "backbone", "pyramid", "rpn", "pooling", "box head", "mask head"}

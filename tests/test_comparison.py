@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import cv2
-from conftest import CONFIGS
+from paths import CONFIGS
 
 sys.path.append(str(CONFIGS.parent / "benchmarks"))
 

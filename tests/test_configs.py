@@ -8,11 +8,11 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from conftest import CONFIGS
 from detectron2.config import CfgNode
 from detectron2.data import DatasetCatalog
 from detectron2.layers import Conv2d, FrozenBatchNorm2d, NaiveSyncBatchNorm
 from detectron2.modeling import ProposalNetwork, build_model
+from paths import CONFIGS
 from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
 

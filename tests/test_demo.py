@@ -5,7 +5,8 @@ import subprocess
 import sys
 from pathlib import Path
 
-from test_train_net import ROOT, SMALL
+from paths import ROOT
+from small_options import SMALL
 
 
 def run_demo(output_dir: Path, iterations: int, early_pictures_after: float = 600.0) -> str:

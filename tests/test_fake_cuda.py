@@ -5,12 +5,12 @@ from typing import Any
 
 import pytest
 import torch
-from conftest import CONFIGS
 from detectron2.config import CfgNode
 from detectron2.structures import BitMasks, Boxes, Instances, PolygonMasks
 from detectron2.utils.events import EventStorage
 from fake_cuda import backward, fake_cuda
 from fvcore.nn import weight_init
+from paths import CONFIGS
 from torch import Tensor, nn
 from torch._subclasses.fake_tensor import FakeTensor
 from torch.nn import functional as F

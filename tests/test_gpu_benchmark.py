@@ -6,15 +6,15 @@ import sys
 from pathlib import Path
 
 import pytest
+from paths import BENCHMARKS
 
-BENCHMARKS = Path(__file__).parents[1] / "benchmarks"
 sys.path.append(str(BENCHMARKS))
 
-import boxes  # noqa: E402
-import gpu  # noqa: E402
-import inference  # noqa: E402
-import training  # noqa: E402
-from gpu_steps import PARTS, Extent  # noqa: E402
+import boxes
+import gpu
+import inference
+import training
+from gpu_steps import PARTS, Extent
 
 MACHINE = {"device": "a card"}
 

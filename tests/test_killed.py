@@ -10,9 +10,8 @@ import time
 from pathlib import Path
 
 import torch
-from conftest import CONFIGS
+from paths import CONFIGS, ROOT
 
-ROOT = CONFIGS.parent
 KILLS = int(os.environ.get("PANET_TEST_KILLS", "2"))
 OPTIONS = {
     "MODEL.WEIGHTS": "",

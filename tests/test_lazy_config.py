@@ -4,8 +4,8 @@ from pathlib import Path
 
 import detectron2.model_zoo
 import pytest
-from conftest import CONFIGS
 from detectron2.config import LazyConfig
+from paths import CONFIGS
 
 from panet.lazy_config import dataset_names, load_lazy_config, replace_cuda_only_norms
 from panet.utils.errors import InputError

@@ -10,13 +10,13 @@ from typing import Any
 
 import pytest
 import torch
-from conftest import CONFIGS
 from detectron2.config import CfgNode, instantiate
 from detectron2.data import DatasetMapper
 from detectron2.modeling.roi_heads import FastRCNNOutputLayers
 from detectron2.structures import BitMasks, Boxes, Instances
 from detectron2.utils.events import EventStorage
 from omegaconf import DictConfig, ListConfig
+from paths import CONFIGS
 from torch import Tensor, nn
 
 from panet import load_config

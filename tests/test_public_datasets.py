@@ -5,10 +5,9 @@ import subprocess
 import sys
 from pathlib import Path
 
-from conftest import CONFIGS
+from paths import CONFIGS, ROOT
 from small_datasets import write_cityscapes, write_vistas
 
-ROOT = CONFIGS.parent
 SMALL = {
     "MODEL.WEIGHTS": "''",
     "MODEL.DEVICE": "cpu",

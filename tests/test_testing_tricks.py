@@ -5,9 +5,10 @@ from pathlib import Path
 
 import pytest
 from detectron2.config import CfgNode
+from paths import BENCHMARKS
 from small_models import write_model
 
-sys.path.append(str(Path(__file__).parents[1] / "benchmarks"))
+sys.path.append(str(BENCHMARKS))
 
 import testing_tricks
 

@@ -8,8 +8,9 @@ from typing import Any
 import pytest
 import torch
 from detectron2.config import CfgNode
+from paths import BENCHMARKS
 
-sys.path.append(str(Path(__file__).parents[1] / "benchmarks"))
+sys.path.append(str(BENCHMARKS))
 
 import throughput
 

@@ -6,18 +6,8 @@ import sys
 from pathlib import Path
 
 import pytest
-
-ROOT = Path(__file__).parents[1]
-SMALL = {
-    "MODEL.WEIGHTS": "",
-    "MODEL.DEVICE": "cuda",
-    "MODEL.RPN.POST_NMS_TOPK_TRAIN": 20,
-    "MODEL.RPN.POST_NMS_TOPK_TEST": 20,
-    "INPUT.MIN_SIZE_TRAIN": "(64,)",
-    "INPUT.MIN_SIZE_TEST": 64,
-    "SOLVER.IMS_PER_BATCH": 2,
-    "TEST.DETECTIONS_PER_IMAGE": 5,
-}
+from paths import ROOT
+from small_options import SMALL
 
 
 def train_net(output_dir: Path, *flags: str, **overrides: object) -> str:

@@ -8,6 +8,7 @@ import pytest
 import restatement
 import torch
 from detectron2.structures import Boxes
+from paths import ROOT
 from restatement import State
 from torch import Tensor, nn
 
@@ -19,7 +20,6 @@ from panet.engine import PANetTrainer
 from panet.prepare import prepare
 from panet.utils.errors import InputError
 
-ROOT = Path(__file__).parents[2]
 ROIS = torch.tensor(
     [[0, 10, 10, 60, 70], [0, 0, 0, 127, 95], [0, 30.3, 50.2, 120.7, 60.9], [0, 5, 5, 12, 9.5]]
 )

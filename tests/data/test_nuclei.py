@@ -4,9 +4,9 @@ from pathlib import Path
 
 import pytest
 import torch
-from conftest import CONFIGS
 from detectron2.data import DatasetCatalog, MetadataCatalog
 from detectron2.data.datasets import load_coco_json
+from paths import CONFIGS
 from small_nuclei import HEIGHT, IDS, WIDTH, write_nuclei
 
 from panet import load_config

@@ -9,12 +9,12 @@ from pathlib import Path
 import needs
 import pytest
 import torch
-from conftest import CONFIGS
 from detectron2 import model_zoo
 from detectron2.config import CfgNode, LazyCall
 from detectron2.data import build_detection_train_loader
 from detectron2.engine import HookBase
 from omegaconf import DictConfig
+from paths import CONFIGS
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from panet.checkpoint import PANetCheckpointer

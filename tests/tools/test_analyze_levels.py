@@ -7,7 +7,7 @@ import sys
 from pathlib import Path
 
 import pytest
-from conftest import CONFIGS
+from paths import CONFIGS
 
 TOOL = CONFIGS.parent / "tools" / "analyze_levels.py"
 SMALL = {

@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 import small_coco
-from conftest import CONFIGS
 from detectron2.data import DatasetCatalog, MetadataCatalog
+from paths import CONFIGS
 from program import Run, run_program
 
 TOOL = CONFIGS.parent / "tools" / "check_dataset.py"

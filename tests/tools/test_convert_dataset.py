@@ -7,7 +7,7 @@ from pathlib import Path
 import cv2
 import numpy as np
 import pytest
-from conftest import CONFIGS
+from paths import CONFIGS
 from program import Run, run_program
 
 pytest.importorskip("supervision")

@@ -16,8 +16,8 @@ import cv2
 import numpy as np
 import pytest
 import torch
-from conftest import CONFIGS
 from detectron2.config import CfgNode
+from paths import CONFIGS
 from pycocotools import mask as rle
 from small_models import SmallModel, write_model
 

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from conftest import CONFIGS
+from paths import CONFIGS
 from PIL import Image
 from program import Run, run_program
 from pycocotools import mask as rle

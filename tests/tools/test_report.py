@@ -4,7 +4,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from conftest import CONFIGS
+from paths import CONFIGS
 from program import Run, run_program
 
 from panet import load_config

@@ -14,11 +14,11 @@ import cv2
 import numpy as np
 import pytest
 import torch
-from conftest import CONFIGS
 from detectron2.config import CfgNode
 from detectron2.data import DatasetCatalog, MetadataCatalog
 from detectron2.data.datasets import register_coco_instances
 from detectron2.modeling import build_model
+from paths import CONFIGS
 from PIL import Image
 
 from panet.compat.detectron2_launch import launch

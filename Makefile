@@ -1,18 +1,22 @@
-# Targets: demo (train, evaluate and picture PANet on the embedded dataset), test, install, lint,
-# types, format, lock. Variables: PYTHON, the interpreter to set up with; DETECTRON2, see tools/install.sh.
+# Targets: demo (train, evaluate and picture PANet on the embedded dataset), test, test-fast, install,
+# lint, types, format, lock. Variables: PYTHON, the interpreter to set up with; DETECTRON2, see tools/install.sh.
 
 PYTHON ?= python3
 DETECTRON2 ?=
 BIN := .venv/bin
 
-.PHONY: demo test install lint types format lock
+.PHONY: demo test test-fast install lint types format lock
 
 demo:
 	@start=$$(date +%s); $(MAKE) --no-print-directory install && \
 		$(BIN)/python tools/demo.py --setup-seconds $$(($$(date +%s) - start))
 
 test: install
-	$(BIN)/python -m pytest -q
+	$(BIN)/python -m pytest -q -n auto
+
+# Without those that run whole programs or trainings.
+test-fast: install
+	$(BIN)/python -m pytest -q -n auto -m "not integration"
 
 install:
 	@PYTHON="$(PYTHON)" tools/install.sh "$(DETECTRON2)"
@@ -20,6 +24,7 @@ install:
 lint: install
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
+	$(BIN)/lint-imports --no-cache
 
 types: install
 	$(BIN)/mypy

@@ -7,6 +7,9 @@ import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
+# Processes that run tests side by side share the cores. PyTorch reads it when it is imported.
+if "PYTEST_XDIST_WORKER" in os.environ:
+    os.environ.setdefault("OMP_NUM_THREADS", "1")
 # Read when detectron2 and panet are imported.
 os.environ["DETECTRON2_DATASETS"] = tempfile.mkdtemp(prefix="panet-tests-")
 

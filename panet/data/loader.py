@@ -11,12 +11,13 @@ from typing import Any, NamedTuple
 import numpy as np
 import torch
 from detectron2.config import CfgNode, configurable
-from detectron2.data import DatasetFromList, MapDataset
-from detectron2.data.build import (
-    _train_loader_from_config,
-    trivial_batch_collator,
-    worker_init_reset_seed,
+from detectron2.data import (
+    DatasetFromList,
+    DatasetMapper,
+    MapDataset,
+    build_detection_test_loader,
 )
+from detectron2.data.build import trivial_batch_collator, worker_init_reset_seed
 from detectron2.data.samplers import TrainingSampler
 from detectron2.utils import comm
 from detectron2.utils.env import seed_all_rng
@@ -26,20 +27,10 @@ from panet.utils.choices import check_choice
 from panet.utils.errors import InputError
 
 from .availability import check_datasets
-from .class_balanced_sampler import ClassBalancedTrainingSampler
 from .mapper import InstanceMapMapper
-from .proposals import proposals_read_safely
-from .records import read_train_records
-
-SAMPLERS = (
-    "TrainingSampler",
-    "ClassBalancedTrainingSampler",
-    "RepeatFactorTrainingSampler",
-    "RandomSubsetTrainingSampler",
-    "WeightedTrainingSampler",
-    "WeightedCategoryTrainingSampler",
-)
-"""Values of ``DATALOADER.SAMPLER_TRAIN``, detectron2's but for the second."""
+from .proposals import check_proposals
+from .records import read_records, read_train_records
+from .samplers import SAMPLERS, build_sampler
 
 
 class Draw(NamedTuple):
@@ -146,21 +137,19 @@ def _from_config(
     _images_of_this_process("SOLVER.IMS_PER_BATCH", cfg.SOLVER.IMS_PER_BATCH)
     check_choice("DATALOADER.SAMPLER_TRAIN", cfg.DATALOADER.SAMPLER_TRAIN, SAMPLERS)
     seed = cfg.SEED if cfg.SEED >= 0 else comm.shared_random_seed()
-    cfg = cfg.clone()
-    cfg.defrost()
-    # detectron2's samplers take their seed from this key or, in older versions, from numpy.
-    cfg.SEED = seed
-    seed_all_rng(seed)
     check_datasets(cfg, cfg.DATASETS.TRAIN)
+    check_proposals(cfg, "TRAIN")
     mapper = mapper or InstanceMapMapper(cfg, True)
-    with proposals_read_safely(cfg, "TRAIN"):
-        records = read_train_records(cfg)
-        sampler = None
-        if cfg.DATALOADER.SAMPLER_TRAIN == "ClassBalancedTrainingSampler":
-            sampler = ClassBalancedTrainingSampler(records, seed)
-        # One of its samplers reads the datasets again.
-        parts = _train_loader_from_config(cfg, mapper, dataset=records, sampler=sampler)
-    return {**parts, "seed": seed}
+    datasets = read_train_records(cfg)
+    return {
+        "dataset": [record for records in datasets for record in records],
+        "mapper": mapper,
+        "sampler": build_sampler(cfg, datasets, seed),
+        "total_batch_size": cfg.SOLVER.IMS_PER_BATCH,
+        "aspect_ratio_grouping": cfg.DATALOADER.ASPECT_RATIO_GROUPING,
+        "num_workers": cfg.DATALOADER.NUM_WORKERS,
+        "seed": seed,
+    }
 
 
 @configurable(from_config=_from_config)
@@ -200,7 +189,7 @@ def build_train_loader(
     Raises:
         InputError: if the batch cannot be divided among the processes, or, given a ``CfgNode``,
             if a dataset or its proposals cannot be read or do not fit the model, or the sampler
-            is unknown or finds nothing to draw.
+            is not possible, see :func:`panet.data.samplers.build_sampler`.
     """
     batch_size = _images_of_this_process("dataloader.train.total_batch_size", total_batch_size)
     if seed < 0:
@@ -231,3 +220,28 @@ def _images_of_this_process(key: str, total_batch_size: int) -> int:
             "that share it."
         )
     return total_batch_size // world_size
+
+
+def build_test_loader(cfg: CfgNode, dataset_name: str) -> DataLoader[Any]:
+    """detectron2's loader of a dataset that is tested on, read by :func:`read_records`.
+
+    Args:
+        cfg: keys ``INPUT``, ``DATALOADER.NUM_WORKERS`` and, if it has proposals, ``MODEL`` and
+            ``DATASETS``.
+        dataset_name: one of ``DATASETS.TEST``, if the model reads proposals.
+
+    Returns:
+        Lists of one dict in detectron2's input format each.
+
+    Raises:
+        InputError: if the dataset or its proposals cannot be read.
+    """
+    check_proposals(cfg, "TEST")
+    files = None
+    if cfg.MODEL.LOAD_PROPOSALS:
+        files = [cfg.DATASETS.PROPOSAL_FILES_TEST[list(cfg.DATASETS.TEST).index(dataset_name)]]
+    records = read_records(dataset_name, filter_empty=False, proposal_files=files)
+    loader: DataLoader[Any] = build_detection_test_loader(
+        records, mapper=DatasetMapper(cfg, False), num_workers=cfg.DATALOADER.NUM_WORKERS
+    )
+    return loader

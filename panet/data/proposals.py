@@ -4,12 +4,8 @@ The files have detectron2's format and are read without running code from them.
 """
 
 import logging
-from collections.abc import Iterator
-from contextlib import contextmanager
 from typing import Any
-from unittest import mock
 
-import detectron2.data.build
 import numpy as np
 from detectron2.config import CfgNode
 from detectron2.structures import BoxMode
@@ -115,19 +111,3 @@ def check_proposals(cfg: CfgNode, split: str) -> None:
                 f"{key} names {file} for dataset {name!r}, which does not exist; write it with "
                 "tools/write_proposals.py."
             )
-
-
-@contextmanager
-def proposals_read_safely(cfg: CfgNode, split: str) -> Iterator[None]:
-    """Have detectron2's data loaders, built meanwhile, read proposals by :func:`load_proposals`.
-
-    Args:
-        cfg: the configuration that they are built from.
-        split: "TRAIN" or "TEST".
-
-    Raises:
-        InputError: see :func:`check_proposals`.
-    """
-    check_proposals(cfg, split)
-    with mock.patch.object(detectron2.data.build, "load_proposals_into_dataset", load_proposals):
-        yield

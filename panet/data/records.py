@@ -21,7 +21,7 @@ _BY_CATEGORY = (
 
 
 @contextmanager
-def one_line_errors(name: str) -> Iterator[None]:
+def _one_line_errors(name: str) -> Iterator[None]:
     """Turn detectron2's errors at a dataset's files into an ``InputError``.
 
     They come from missing or wrong files, or from a package that is not installed.
@@ -65,7 +65,7 @@ def read_records(
     """
     found = []
     for position, name in enumerate([names] if isinstance(names, str) else names):
-        with one_line_errors(name):
+        with _one_line_errors(name):
             records = get_detection_dataset_dicts(
                 [name], filter_empty=filter_empty, min_keypoints=min_keypoints
             )
@@ -75,8 +75,8 @@ def read_records(
     return found
 
 
-def read_train_records(cfg: CfgNode) -> list[dict[str, Any]]:
-    """The records of all datasets in ``DATASETS.TRAIN``, see :func:`read_records`.
+def read_train_records(cfg: CfgNode) -> list[list[dict[str, Any]]]:
+    """The records of each of ``DATASETS.TRAIN``, see :func:`read_records`.
 
     Images without annotations are left out if ``DATALOADER.FILTER_EMPTY_ANNOTATIONS``.
 
@@ -104,6 +104,6 @@ def read_train_records(cfg: CfgNode) -> list[dict[str, Any]]:
                 f"DATALOADER.SAMPLER_TRAIN {cfg.DATALOADER.SAMPLER_TRAIN} counts annotations, which"
                 f" dataset {name!r} does not list; choose TrainingSampler."
             )
-        found += records
+        found.append(records)
     check_classes(cfg, names)
     return found

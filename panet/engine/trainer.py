@@ -15,9 +15,7 @@ from torch import nn
 
 from panet.checkpoint import PANetCheckpointer, build_checkpointer, load_independent_rpn
 from panet.data.availability import check_classes, check_datasets, check_split
-from panet.data.loader import build_train_loader
-from panet.data.proposals import proposals_read_safely
-from panet.data.records import one_line_errors
+from panet.data.loader import build_test_loader, build_train_loader
 from panet.deployment import load_trained_model
 from panet.deployment.optimize import optimize_from_config
 from panet.evaluation import InBackground, PictureRecorder, build_evaluator
@@ -135,8 +133,7 @@ class PANetTrainer(ResumableTrainer):
             cfg = cfg.clone()
             cfg.defrost()
             cfg.INPUT.MIN_SIZE_TEST = 0
-        with proposals_read_safely(cfg, "TEST"), one_line_errors(dataset_name):
-            loader: Iterable[Any] = super().build_test_loader(cfg, dataset_name)
+        loader = build_test_loader(cfg, dataset_name)
         check_classes(cfg, (dataset_name,))  # some are known only now
         return loader
 

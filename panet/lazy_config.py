@@ -1,6 +1,5 @@
 """Python configurations: detectron2's ``LazyConfig``, with what this project's trainer reads."""
 
-import warnings
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -33,10 +32,7 @@ def load_lazy_config(config_file: str, overrides: Sequence[str] = ()) -> DictCon
     """
     if not Path(config_file).is_file():
         raise InputError(f"There is no configuration file {config_file}.")
-    with warnings.catch_warnings():
-        # detectron2.model_zoo, which configurations take their common parts from, imports it.
-        warnings.filterwarnings("ignore", "pkg_resources is deprecated")
-        cfg = LazyConfig.load(config_file)
+    cfg = LazyConfig.load(config_file)
     if not isinstance(cfg.get("train"), DictConfig):
         raise InputError(
             f"{config_file} has no section 'train'; import it as the files of configs/lazy do."

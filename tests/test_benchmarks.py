@@ -6,9 +6,8 @@ from pathlib import Path
 
 import pytest
 import torch
-from detectron2 import model_zoo
-from detectron2.config import CfgNode
-from paths import BENCHMARKS
+from detectron2.config import CfgNode, get_cfg
+from paths import BENCHMARKS, DETECTRON2_CONFIGS
 
 from panet import optimize_for_inference
 from panet.utils.cpu import has_fast_bfloat16
@@ -38,7 +37,9 @@ def _small(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_the_stock_configuration_is_detectron2s() -> None:
     ours = rows.ROWS["stock-fp32"].load_config(CPU)
-    theirs = model_zoo.get_config("COCO-InstanceSegmentation/mask_rcnn_R_50_FPN_1x.yaml")
+    folder = DETECTRON2_CONFIGS / "COCO-InstanceSegmentation"
+    theirs = get_cfg()
+    theirs.merge_from_file(str(folder / "mask_rcnn_R_50_FPN_1x.yaml"))
 
     def difference(a: CfgNode, b: CfgNode, path: str = "") -> set[str]:
         keys = set()

@@ -2,10 +2,9 @@
 
 from pathlib import Path
 
-import detectron2.model_zoo
 import pytest
 from detectron2.config import LazyConfig
-from paths import CONFIGS
+from paths import CONFIGS, DETECTRON2_CONFIGS
 
 from panet.lazy_config import dataset_names, load_lazy_config, replace_cuda_only_norms
 from panet.utils.errors import InputError
@@ -91,8 +90,8 @@ def test_reading_gives_no_warning(recwarn: pytest.WarningsRecorder) -> None:
 
 
 def test_detectron2s_own_files_get_the_keys_that_they_lack() -> None:
-    name = "COCO-InstanceSegmentation/mask_rcnn_R_50_FPN_1x.py"
-    train = load_lazy_config(detectron2.model_zoo.get_config_file(name)).train
+    file = DETECTRON2_CONFIGS / "COCO-InstanceSegmentation" / "mask_rcnn_R_50_FPN_1x.py"
+    train = load_lazy_config(str(file)).train
     assert (train.seed, train.channels_last, train.amp.dtype) == (-1, False, "float16")
     assert train.eval_period == 5000
 

@@ -2,12 +2,14 @@
 
 import copy
 import functools
+import sys
 from collections.abc import Mapping
 from itertools import islice
 from pathlib import Path
 from types import FunctionType
 from typing import Any
 
+import detectron2
 import pytest
 import torch
 from detectron2.config import CfgNode, instantiate
@@ -45,6 +47,14 @@ def read_python(name: str, *overrides: str, device: str = "cpu") -> DictConfig:
 
 def test_those_at_the_top_have_one_each() -> None:
     assert {path.stem for path in CONFIGS.glob("panet*.yaml")} <= set(NAMES)
+
+
+@every_name
+def test_needs_no_model_zoo_of_detectron2s(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its sources, used as they are, have no configurations within the package."""
+    monkeypatch.setitem(sys.modules, "detectron2.model_zoo", None)
+    monkeypatch.delattr(detectron2, "model_zoo", raising=False)
+    assert read_python(name).model
 
 
 def facts(value: Any) -> Any:

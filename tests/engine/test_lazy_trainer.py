@@ -9,12 +9,11 @@ from pathlib import Path
 import needs
 import pytest
 import torch
-from detectron2 import model_zoo
-from detectron2.config import CfgNode, LazyCall
+from detectron2.config import CfgNode, LazyCall, LazyConfig
 from detectron2.data import build_detection_train_loader
 from detectron2.engine import HookBase
 from omegaconf import DictConfig
-from paths import CONFIGS
+from paths import CONFIGS, DETECTRON2_CONFIGS
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from panet.checkpoint import PANetCheckpointer
@@ -192,7 +191,7 @@ def test_classes_of_another_dataset_are_taken_over(cfg: DictConfig) -> None:
 def test_detectron2s_own_loader_and_model(
     tiny_dataset: str, cfg: DictConfig, caplog: pytest.LogCaptureFixture
 ) -> None:
-    theirs = model_zoo.get_config("common/data/coco.py").dataloader
+    theirs = LazyConfig.load(str(DETECTRON2_CONFIGS / "common" / "data" / "coco.py")).dataloader
     theirs.train.dataset.names = tiny_dataset
     theirs.train.mapper = cfg.dataloader.train.mapper
     theirs.train.update(total_batch_size=2, num_workers=0)

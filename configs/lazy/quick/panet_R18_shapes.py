@@ -1,11 +1,11 @@
 # Learns the embedded shapes from random weights on 2 CPU cores.
-from detectron2 import model_zoo
 from detectron2.config import LazyCall as L
 from detectron2.solver import WarmupParamScheduler
 from fvcore.common.param_scheduler import CosineParamScheduler
 
 from ..common.data.coco import dataloader
 from ..common.models.panet_fpn import model
+from ..common.optim import adamw as optimizer
 from ..common.train import train
 
 model.pixel_std = [57.375, 57.120, 58.395]
@@ -39,8 +39,7 @@ dataloader.test.dataset.names = "shapes_val"
 dataloader.test.mapper.augmentations[0].short_edge_length = 256
 dataloader.test.num_workers = 0
 
-optimizer = model_zoo.get_config("common/optim.py").AdamW
-optimizer.update(lr=0.0025, weight_decay=0.05, fused=True)
+optimizer.lr = 0.0025
 lr_multiplier = L(WarmupParamScheduler)(
     scheduler=L(CosineParamScheduler)(start_value=1.0, end_value=0.0),
     warmup_length=50 / 540,

@@ -1,29 +1,48 @@
 """COCO at the scales of these configurations, read in an order that resuming keeps."""
 
-from detectron2 import model_zoo
 from detectron2.config import LazyCall as L
+from detectron2.data import build_detection_test_loader
+from detectron2.data.transforms import RandomFlip, ResizeShortestEdge
+from omegaconf import OmegaConf
 
 from panet.data.loader import build_train_loader
 from panet.data.mapper import InstanceMapMapper
 from panet.data.records import read_records
 from panet.evaluation.coco import COCOEvaluator
 
-dataloader = model_zoo.get_config("common/data/coco.py").dataloader
+dataloader = OmegaConf.create()
 
-dataloader.train._target_ = build_train_loader
-dataloader.train.seed = "${train.seed}"
-dataloader.train.aspect_ratio_grouping = True
-dataloader.train.dataset._target_ = read_records
-dataloader.train.dataset.filter_empty = True
-dataloader.train.mapper._target_ = InstanceMapMapper
-dataloader.train.mapper.instance_mask_format = "polygon"
-dataloader.train.mapper.augmentations[0].update(
-    short_edge_length=(400, 600, 800, 1000, 1200), max_size=1400
+dataloader.train = L(build_train_loader)(
+    dataset=L(read_records)(names="coco_2017_train", filter_empty=True),
+    mapper=L(InstanceMapMapper)(
+        is_train=True,
+        augmentations=[
+            L(ResizeShortestEdge)(
+                short_edge_length=(400, 600, 800, 1000, 1200),
+                max_size=1400,
+                sample_style="choice",
+            ),
+            L(RandomFlip)(horizontal=True),
+        ],
+        image_format="BGR",
+        use_instance_mask=True,
+        instance_mask_format="polygon",
+    ),
+    total_batch_size=16,
+    aspect_ratio_grouping=True,
+    num_workers=4,
+    seed="${train.seed}",
 )
 
-dataloader.test.dataset._target_ = read_records
-dataloader.test.mapper._target_ = InstanceMapMapper
-dataloader.test.mapper.augmentations[0].update(short_edge_length=1000, max_size=1400)
+dataloader.test = L(build_detection_test_loader)(
+    dataset=L(read_records)(names="coco_2017_val", filter_empty=False),
+    mapper=L(InstanceMapMapper)(
+        is_train=False,
+        augmentations=[L(ResizeShortestEdge)(short_edge_length=1000, max_size=1400)],
+        image_format="${...train.mapper.image_format}",
+    ),
+    num_workers=4,
+)
 
 dataloader.evaluator = L(COCOEvaluator)(
     dataset_name="${..test.dataset.names}",

@@ -193,3 +193,21 @@ def test_the_model_zoos_pickles_are_read_and_nothing_executed(
     with pytest.raises(InputError, match=r"zoo.pkl .* posix.mkdir"):
         build_checkpointer(tiny_cfg, ours).load(str(path))
     assert not trace.exists()
+
+
+@pytest.mark.parametrize("whole_detector", [False, True])
+def test_detectrons_pickles_are_read_as_detectron2_does(
+    tmp_path: Path, whole_detector: bool
+) -> None:
+    blobs = {"conv1_w": np.ones((2, 3), np.float32), "conv1_w_momentum": np.zeros(2, np.float32)}
+    path = tmp_path / "detectron.pkl"
+    path.write_bytes(pickle.dumps({"blobs": blobs, "cfg": "..."} if whole_detector else blobs))
+    ours, theirs = (
+        kind(nn.Linear(2, 1))._load_file(str(path))
+        for kind in (PANetCheckpointer, DetectionCheckpointer)
+    )
+    assert ours.pop("model").keys() == theirs.pop("model").keys() == {"conv1_w"}
+    assert ours == theirs
+    path.write_bytes(pickle.dumps([blobs]))
+    with pytest.raises(InputError, match=r"detectron.pkl holds a list instead of named tensors"):
+        PANetCheckpointer(nn.Linear(2, 1)).load(str(path))

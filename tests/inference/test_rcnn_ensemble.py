@@ -262,7 +262,7 @@ def test_cascades_take_part(cfg: CfgNode) -> None:
     model = build_model(cfg).eval()
     for predictor in model.roi_heads.box_predictor:
         nn.init.normal_(predictor.cls_score.weight, std=0.05)
-        nn.init.normal_(predictor.bbox_pred.weight, std=0.05)
+        nn.init.normal_(predictor.bbox_pred.weight, std=0.5)  # some leave the image
     inputs = images(cfg)
     for ours, theirs in zip(run(RCNNEnsemble(cfg, [model]), inputs), run(model, inputs)):
         assert_equal(ours, theirs)

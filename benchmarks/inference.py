@@ -50,7 +50,6 @@ def set_up(
         with (
             torch.no_grad(),
             torch.autocast(device.type, row.dtype, enabled=autocast),
-            row.running(),
             forced(model, proposed, detected),
             clocked(model, clock),
         ):

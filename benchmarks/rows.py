@@ -1,25 +1,17 @@
 """The models that are compared."""
 
-import contextlib
-from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
-from unittest import mock
 
 import torch
 from detectron2.config import CfgNode, get_cfg
 from detectron2.modeling import build_model
-from torch import Tensor, nn
-from torch.nn import functional as F
-from torchvision.ops import roi_align
+from torch import nn
 
 from panet import load_config
 from panet.engine import PANetTrainer
 from panet.model_zoo import get_config_file
-from panet.modeling import pafpn, pooler
-from panet.modeling.cpu import fully_connected
-from panet.modeling.cpu.roi_align import Grid
 from panet.prepare import prepare
 
 SEED = 0
@@ -34,7 +26,7 @@ class Row:
         name: as in the report.
         config: a name in PANet's model zoo; None for detectron2's Mask R-CNN.
         dtype: what it computes in.
-        naive: without what makes this project's layers fast.
+        naive: as detectron2's ``build_model`` returns it, without what makes it fast.
         options: keys and values of the configuration that differ from it.
         peer: a function of ``torchvision.models.detection`` that builds another Mask R-CNN; its
             stages are not told apart.
@@ -63,28 +55,8 @@ class Row:
         """The model as it trains, with random weights."""
         torch.manual_seed(SEED)
         cfg = self.load_config(device)
-        if self.config is None:
-            return build_model(cfg)
-        if not self.naive:
-            return PANetTrainer.build_model(cfg)
-        with mock.patch.object(pafpn, "fold_frozen_norms"):
-            return build_model(cfg)
-
-    @contextlib.contextmanager
-    def running(self) -> Iterator[None]:
-        """Within it the model may run."""
-        if not self.naive:
-            yield
-            return
-        with (
-            mock.patch.object(pooler, "pool_level", _pool_level_with_torchvision),
-            mock.patch.object(fully_connected, "linear", F.linear),
-        ):
-            yield
-
-
-def _pool_level_with_torchvision(x: Tensor, rois: Tensor, grid: Grid) -> Tensor:
-    return roi_align(x, rois, grid.bins, grid.scale, grid.samples, grid.aligned)
+        plain = self.config is None or self.naive
+        return build_model(cfg) if plain else PANetTrainer.build_model(cfg)
 
 
 STOCK, TWO_FC, FULL = None, "panet_R50_2fc_1x.yaml", "panet_R50_2x.yaml"

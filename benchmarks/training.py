@@ -48,7 +48,7 @@ def set_up(row: Row, device: torch.device) -> Run:
     def run(clock: StageClock | None) -> None:
         torch.manual_seed(SEED)  # the same RoIs are sampled
         stage = clock.stage if clock is not None else contextlib.nullcontext
-        with EventStorage(), row.running(), forced(model, proposed), clocked(model, clock):
+        with EventStorage(), forced(model, proposed), clocked(model, clock):
             with torch.autocast(device.type, row.dtype, enabled=row.dtype != torch.float32):
                 losses = model(batch)
             with stage("backward"):

@@ -13,7 +13,6 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from unittest import mock
 
 import torch
 from boxes import IMAGE_SIZE, NUM_DETECTIONS, NUM_PROPOSALS
@@ -150,12 +149,8 @@ def _masks_of_one_class(rois_at_a_time: int) -> tuple[Work, Work]:
     ).to(memory_format=torch.channels_last)
     x = _map(NUM_DETECTIONS, CHANNELS, 14, 14)
     chosen = torch.arange(NUM_DETECTIONS) % classes
-
-    def run_fast() -> object:
-        with mock.patch.object(mask_head, "_ROIS_IN_CACHE", rois_at_a_time):
-            return head._predict(x, chosen)
-
-    return run_fast, lambda: head._predict(x, None)
+    head.rois_at_a_time = rois_at_a_time
+    return lambda: head._predict(x, chosen), lambda: head._predict(x, None)
 
 
 def _group_norm(kind: type[nn.GroupNorm], images: int, size: int, grad: bool) -> tuple[Work, Work]:

@@ -77,7 +77,7 @@ def test_the_naive_model_computes_the_same() -> None:
     for name in ("panet-2fc-fp32", "panet-naive-fp32"):
         row = rows.ROWS[name]
         model = row.build_model(CPU).eval()
-        with torch.no_grad(), row.running():
+        with torch.no_grad():
             features = model.backbone(model.preprocess_image(image).tensor)
             levels = [features[name] for name in ("p2", "p3", "p4", "p5")]
             outputs.append([*levels, *model.roi_heads.box_pooler(levels, rois)])

@@ -23,7 +23,7 @@ from panet.engine import LazyTrainer
 from panet.evaluation.level_shares import count_level_shares
 from panet.evaluation.tta import RCNNEnsemble, add_testing_tricks
 from panet.lazy_config import load_lazy_config
-from panet.modeling import AllLevelPooler, FusedFirstLayer, PANetBoxHead, PANetMaskHead
+from panet.modeling import AllLevelPooler, FusedFirstLayer, PANetMaskHead
 from panet.modeling.build import build_model
 from panet.modeling.pooler import PooledLevels
 from panet.prepare import prepare
@@ -111,9 +111,6 @@ def build(name: str) -> Any:
         else:
             model = build_model(read(name))
     for head in model.modules():
-        if isinstance(head, PANetBoxHead) and head.conv_norm_relus:
-            # The list holds what the layers were copied from, which no module moves.
-            head.conv_norm_relus[0] = head.conv1
         if isinstance(head, PANetMaskHead):
             head.register_forward_hook(assert_single_masks)
     with fake_cuda():

@@ -16,21 +16,31 @@ from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
 from panet.modeling.backbones.timm import TimmBackbone
-from panet.modeling.cpu.fully_connected import FullyConnected
+from panet.modeling.build import speed_up_heads
+from panet.modeling.cpu.fully_connected import PixelMajorFullyConnected
 from panet.modeling.cpu.fused import fuse_residual_blocks
-from panet.modeling.cpu.group_norm import ContiguousGroupNorm, MatrixGroupNorm
+from panet.modeling.cpu.group_norm import MatrixGroupNorm, convert_group_norms
 from panet.modeling.cpu.layers import (
     FrozenNormConv2d,
     activate_in_place,
     folded_parameters,
     speed_up_convolutions,
 )
+from panet.modeling.fully_connected import FullyConnected
 from panet.utils.choices import check_choice
 from panet.utils.device import usable_precision
+from panet.utils.modules import convert_convolution, replace_modules
 
 _DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 
-_LAYERS_IN_LOW_PRECISION = (nn.Conv2d, nn.ConvTranspose2d, nn.Linear, nn.GroupNorm, nn.LayerNorm)
+_LAYERS_IN_LOW_PRECISION = (
+    nn.Conv2d,
+    nn.ConvTranspose2d,
+    nn.Linear,
+    nn.GroupNorm,
+    nn.LayerNorm,
+    PixelMajorFullyConnected,
+)
 
 # Boxes, scores and the order of proposals come from these.
 _OUTPUTS_IN_SINGLE_PRECISION = (StandardRPNHead, RetinaNetHead)
@@ -77,13 +87,11 @@ def optimize_for_inference(
         dtype = usable_precision(key, dtype, device)
     model = _copy_sharing_tensors(model).eval()
     timm_layers = _timm_layers(model)
-    for module in model.modules():
-        if isinstance(module, Conv2d | FullyConnected):
-            _fold_norm(module)
-        elif type(module) in (nn.GroupNorm, ContiguousGroupNorm) and module not in timm_layers:
-            module.__class__ = MatrixGroupNorm
+    model = replace_modules(model, _fold_norm)
+    model = speed_up_heads(model, PixelMajorFullyConnected.of)
+    model = convert_group_norms(model, MatrixGroupNorm, kept=timm_layers)
     fuse_residual_blocks(model)
-    speed_up_convolutions(model)
+    model = speed_up_convolutions(model)
     activate_in_place(model)
     _replace_parameters(model, dtype, timm_layers)
     if dtype != torch.float32:
@@ -128,14 +136,19 @@ def _copy_sharing_tensors(model: nn.Module) -> nn.Module:
     return copy.deepcopy(model, {id(tensor): tensor for tensor in tensors})
 
 
-def _fold_norm(conv: Conv2d | FullyConnected) -> None:
-    batch_norm = isinstance(conv.norm, FrozenBatchNorm2d | nn.BatchNorm2d | nn.SyncBatchNorm)
-    if batch_norm and conv.norm.running_mean is not None:
-        weight, bias = folded_parameters(conv)
-        if isinstance(conv, FrozenNormConv2d):
-            conv.__class__ = Conv2d
-        conv.weight, conv.bias = nn.Parameter(weight), nn.Parameter(bias)
-        conv.norm = None
+def _fold_norm(layer: Any) -> nn.Module | None:
+    """The layer with its norm in its weights, or None if it has none that can be."""
+    if not isinstance(layer, Conv2d | FullyConnected):
+        return None
+    batch_norm = isinstance(layer.norm, FrozenBatchNorm2d | nn.BatchNorm2d | nn.SyncBatchNorm)
+    if not batch_norm or layer.norm.running_mean is None:
+        return None
+    weight, bias = folded_parameters(layer)
+    if isinstance(layer, FrozenNormConv2d):
+        layer = convert_convolution(layer, Conv2d)
+    layer.weight, layer.bias = nn.Parameter(weight), nn.Parameter(bias)
+    layer.norm = None
+    return layer
 
 
 def _timm_layers(model: nn.Module) -> set[nn.Module]:
@@ -190,7 +203,7 @@ def _convert_at_boundaries(
 
 
 def _to_own_precision(layer: nn.Module, inputs: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
-    return (inputs[0].to(layer.get_parameter("weight").dtype), *inputs[1:])
+    return (inputs[0].to(next(layer.parameters()).dtype), *inputs[1:])
 
 
 def _inputs_to_single_precision(_module: nn.Module, inputs: Any) -> Any:

@@ -1,6 +1,6 @@
 """The box branch: fully-connected or heavier head on features pooled from all levels."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from itertools import pairwise
 from typing import Any
 
@@ -11,12 +11,11 @@ from detectron2.modeling.roi_heads import ROI_BOX_HEAD_REGISTRY, FastRCNNConvFCH
 from fvcore.nn import weight_init
 from torch import Tensor, nn
 
-from .cpu.fully_connected import FullyConnected
+from .cpu.recorded import is_recorded
+from .fully_connected import FullyConnected
 from .fusion import FusedFirstLayer, fusion_from_config
 from .norms import check_roi_norm
-from .pooler import PooledLevels
-
-_ROIS_AT_A_TIME = 256
+from .pooler import Levels, PooledLevels
 
 
 @ROI_BOX_HEAD_REGISTRY.register()
@@ -26,6 +25,10 @@ class PANetBoxHead(FastRCNNConvFCHead):
     Without convolutions and with two fc layers this is the paper's "2fc" head; with four
     convolutions and one fc layer, its heavier head. Takes L levels of
     (R, C, H, W) and returns (R, ``output_shape.channels``).
+
+    Attributes:
+        rois_at_a_time: how many to compute together at inference on a CPU, of what a pooler
+            returns; None for all.
     """
 
     @configurable
@@ -74,6 +77,8 @@ class PANetBoxHead(FastRCNNConvFCHead):
                 fc = FullyConnected(ShapeSpec(channels=inputs, height=1, width=1), outputs, fc_norm)
                 weight_init.c2_xavier_fill(fc)
                 self.add_module(f"fc{number}", fc)
+                self.fcs[number - 1] = fc
+        self.rois_at_a_time: int | None = None
         self.flatten = nn.Identity()  # the first fc layer takes the map as it is
         self.fc1: nn.Module = fc1
         if conv_dims:
@@ -83,13 +88,15 @@ class PANetBoxHead(FastRCNNConvFCHead):
             self.conv1 = FusedFirstLayer(
                 first_conv, num_levels, initialize=weight_init.c2_msra_fill, **fusion
             )
+            self.conv_norm_relus[0] = self.conv1
         else:
             self.fc1 = FusedFirstLayer(
                 fc1, num_levels, initialize=weight_init.c2_xavier_fill, **fusion
             )
             self.fc_relu1 = nn.Identity()  # the first layer has its own
+        self.fcs[0] = self.fc1
 
-    def forward(self, x: Sequence[Tensor]) -> Tensor:
+    def forward(self, x: Levels) -> Tensor:
         """
         Args:
             x: what was pooled from each level, L of (R, C, H, W).
@@ -97,13 +104,25 @@ class PANetBoxHead(FastRCNNConvFCHead):
         Returns:
             (R, ``output_shape.channels``).
         """
-        # At inference on a CPU a part of the RoIs at a time: their features then take little new
-        # memory, which the system would have to clear.
-        forward: Callable[[Sequence[Tensor]], Tensor] = super().forward
-        in_parts = self.conv_norm_relus and not torch.is_grad_enabled()
-        if not in_parts or not isinstance(x, PooledLevels) or x.rois.is_cuda:
+        if not torch.jit.is_scripting():
+            return self._forward(x)
+        assert isinstance(x, Tensor)
+        features = x
+        for layer in self:
+            features = layer(features)
+        return features
+
+    def _forward(self, x: Levels) -> Tensor:
+        forward: Callable[[Levels], Tensor] = super().forward
+        if (
+            self.rois_at_a_time is None
+            or not isinstance(x, PooledLevels)
+            or x.device.type != "cpu"
+            or torch.is_grad_enabled()
+            or is_recorded()
+        ):
             return forward(x)
-        return torch.cat([forward(part) for part in x.split(_ROIS_AT_A_TIME)])
+        return torch.cat([forward(part) for part in x.split_rois(self.rois_at_a_time)])
 
     @classmethod
     def from_config(cls, cfg: CfgNode, input_shape: ShapeSpec) -> dict[str, Any]:

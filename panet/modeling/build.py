@@ -1,5 +1,7 @@
 """Building a configuration's model for the processes and the device that it will run on."""
 
+from collections.abc import Callable
+
 import torch
 from detectron2.config import CfgNode
 from detectron2.modeling import build_model as build_plain_model
@@ -7,17 +9,27 @@ from detectron2.utils import comm
 from torch import nn
 
 from panet.utils.device import replace_cuda_only_norms
+from panet.utils.modules import replace_modules
 
-from .cpu.group_norm import train_group_norms_contiguously
-from .cpu.layers import activate_in_place, speed_up_convolutions
+from .box_head import PANetBoxHead
+from .cpu.fully_connected import FastFullyConnected
+from .cpu.group_norm import ContiguousGroupNorm, convert_group_norms
+from .cpu.layers import activate_in_place, fold_frozen_norms, speed_up_convolutions
+from .fully_connected import FullyConnected
+from .mask_head import PANetMaskHead
+from .pooler import AllLevelPooler, FastAllLevelPooler
+
+# Their features fit into memory that is used again and again, which the system need not clear.
+_BOX_ROIS_AT_A_TIME = 256
+# As many as keep the upsampled maps of 256 channels within a few megabytes of cache.
+_MASK_ROIS_AT_A_TIME = 16
 
 
 def build_model(cfg: CfgNode) -> nn.Module:
-    """detectron2's ``build_model`` with this project's choices of speed.
+    """detectron2's ``build_model`` with this project's choices of speed, see :func:`lay_out`.
 
-    ReLUs overwrite what the convolutions before them computed, feature maps are channels-last if
-    ``MODEL.CHANNELS_LAST``, and where several processes compute on the CPU, norms that need CUDA to
-    synchronize are replaced.
+    Feature maps are channels-last if ``MODEL.CHANNELS_LAST``, and where several processes compute
+    on the CPU, norms that need CUDA to synchronize are replaced.
 
     Args:
         cfg: a whole configuration.
@@ -33,15 +45,43 @@ def build_model(cfg: CfgNode) -> nn.Module:
 
 
 def lay_out(model: nn.Module, channels_last: bool) -> nn.Module:
-    """The same model, with feature maps that take little memory and time.
+    """The same model, of layers that take little memory and time.
+
+    Names and values of ``state_dict`` stay the same.
 
     Args:
         model: changed in place.
         channels_last: whether its feature maps shall be so.
+
+    Returns:
+        ``model``, or what it itself is replaced by.
     """
     activate_in_place(model)
+    model = speed_up_heads(fold_frozen_norms(model), FastFullyConnected.of)
     if channels_last:
-        speed_up_convolutions(model)
-        train_group_norms_contiguously(model)
+        model = convert_group_norms(speed_up_convolutions(model), ContiguousGroupNorm)
         model = model.to(memory_format=torch.channels_last)
     return model
+
+
+def speed_up_heads(model: nn.Module, convert: Callable[[FullyConnected], nn.Module]) -> nn.Module:
+    """Have RoIs pooled, and the heads computed, in the fastest way.
+
+    Args:
+        model: changed in place.
+        convert: what to replace fully-connected layers by.
+
+    Returns:
+        ``model``, or what it itself is replaced by.
+    """
+
+    def build(module: nn.Module) -> nn.Module | None:
+        if type(module) is AllLevelPooler:
+            return FastAllLevelPooler.of(module)
+        if isinstance(module, PANetBoxHead):
+            module.rois_at_a_time = _BOX_ROIS_AT_A_TIME
+        elif isinstance(module, PANetMaskHead):
+            module.rois_at_a_time = _MASK_ROIS_AT_A_TIME
+        return convert(module) if isinstance(module, FullyConnected) else None
+
+    return replace_modules(model, build)

@@ -2,7 +2,7 @@
 
 import copy
 import functools
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable
 from typing import Any
 
 import torch
@@ -14,7 +14,9 @@ from torch.utils.checkpoint import checkpoint
 
 from panet.utils.choices import check_choice
 
-from .cpu.fully_connected import FullyConnected
+from .cpu.recorded import is_recorded
+from .fully_connected import FullyConnected
+from .pooler import Levels
 
 FUSIONS = ("max", "sum")
 
@@ -118,7 +120,7 @@ class FusedFirstLayer(nn.Module):
         for level in self.levels:
             initialize(level)
 
-    def forward(self, x: Sequence[Tensor]) -> Tensor:
+    def forward(self, x: Levels) -> Tensor:
         """
         Args:
             x: what was pooled from each level, L of (R, C, H, W).
@@ -126,6 +128,20 @@ class FusedFirstLayer(nn.Module):
         Returns:
             (R, ...), in the shape that one layer gives.
         """
+        if not torch.jit.is_scripting():
+            return self._forward(x)
+        assert isinstance(x, Tensor)
+        if self.fusion_position == "before":
+            x = self._fuse(x)[None]
+        outputs: list[Tensor] = []
+        for index, layer in enumerate(self.levels):
+            outputs.append(layer(x[index]).relu())
+        return self._fuse(torch.stack(outputs))
+
+    def _fuse(self, x: Tensor) -> Tensor:
+        return x.amax(0) if self.fusion == "max" else x.sum(0)
+
+    def _forward(self, x: Levels) -> Tensor:
         recompute = self.recompute and torch.is_grad_enabled()
         if self.fusion_position == "before":
             fused = (
@@ -136,12 +152,15 @@ class FusedFirstLayer(nn.Module):
             return F.relu_(self.levels[0](fused))
         outputs: Iterable[Tensor]
         if self.batched and isinstance(x, Tensor):
-            outputs = FullyConnected.batched(self.levels, x)
+            first: Any = self.levels[0]
+            outputs = first.batched(self.levels, x)
         else:
             run = _run_without_keeping_input if recompute else _run
             outputs = (run(layer, x, index) for index, layer in enumerate(self.levels))
         if self.fusion == "sum":
             return fuse_levels(map(F.relu_, outputs), "sum")
+        if is_recorded():
+            return F.relu(fuse_levels(outputs, "max"))
         if torch.is_grad_enabled():
             output: Tensor = _ReLUOfMaximum.apply(*outputs)
             return output
@@ -149,7 +168,7 @@ class FusedFirstLayer(nn.Module):
         return F.relu_(functools.reduce(lambda a, b: torch.maximum(a, b, out=a), outputs))
 
     @torch.no_grad()
-    def sources(self, x: Sequence[Tensor]) -> Tensor:
+    def sources(self, x: Levels) -> Tensor:
         """The level that each element of the output comes from, if it is fused by "max" "after".
 
         Args:
@@ -163,11 +182,11 @@ class FusedFirstLayer(nn.Module):
         return source
 
 
-def _run(layer: nn.Module, x: Sequence[Tensor], index: int) -> Tensor:
+def _run(layer: nn.Module, x: Levels, index: int) -> Tensor:
     return layer(x[index])
 
 
-def _run_without_keeping_input(layer: nn.Module, x: Sequence[Tensor], index: int) -> Tensor:
+def _run_without_keeping_input(layer: nn.Module, x: Levels, index: int) -> Tensor:
     """``layer(x[index])``, with ``x[index]`` asked for once more by the backward pass."""
     level = x[index]
     address, numel = level.data_ptr(), level.numel()

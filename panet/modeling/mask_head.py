@@ -1,7 +1,6 @@
 """The mask branch: adaptive feature pooling and fully-connected fusion (sections 3.2, 3.3)."""
 
-from collections.abc import Callable, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from detectron2.config import CfgNode, configurable
@@ -20,18 +19,18 @@ from torch.utils.checkpoint import checkpoint
 
 from panet.utils.choices import check_choice
 
-from .cpu.fully_connected import FullyConnected
+from .cpu.recorded import is_recorded
+from .fully_connected import FullyConnected
 from .fusion import FusedFirstLayer, fusion_from_config
 from .norms import check_roi_norm
+from .pooler import Levels
 
-# As many as keep the upsampled maps of 256 channels within a few megabytes.
-_ROIS_IN_CACHE = 16
+_COMBINATIONS = ("sum", "product", "max")
 
-_COMBINATIONS: dict[str, Callable[[Tensor, Tensor], Tensor]] = {
-    "sum": torch.add,
-    "product": torch.mul,
-    "max": torch.maximum,
-}
+if TYPE_CHECKING:
+    MaskHeadOutput = list[Instances] | dict[str, Tensor]
+else:
+    MaskHeadOutput = list[Instances]  # TorchScript is for inference, and reads annotations
 
 
 class FullyConnectedBranch(nn.Module):
@@ -83,6 +82,9 @@ class PANetMaskHead(MaskRCNNConvUpsampleHead):
 
     The fully-connected branch leaves the convolutional one after one of its convolutions, conv3
     in the paper, and its logits are combined with those of every class.
+
+    Attributes:
+        rois_at_a_time: how many masks to compute together on a CPU; None for all.
     """
 
     @configurable
@@ -148,7 +150,9 @@ class PANetMaskHead(MaskRCNNConvUpsampleHead):
         self.fc_combination = check_choice(
             "MODEL.FC_FUSION.COMBINATION", fc_combination, _COMBINATIONS
         )
+        self.num_convs = num_convs
         self.fc_source_index = needed - 1
+        self.rois_at_a_time: int | None = None
         self.fc_branch: FullyConnectedBranch | None = None
         if fc_source != "none":
             self.fc_branch = FullyConnectedBranch(
@@ -172,7 +176,7 @@ class PANetMaskHead(MaskRCNNConvUpsampleHead):
             "fc_relu": cfg.MODEL.FC_FUSION.RELU,
         }
 
-    def forward(self, x: Sequence[Tensor], instances: list[Instances]) -> Any:
+    def forward(self, x: Levels, instances: list[Instances]) -> MaskHeadOutput:
         """
         Args:
             x: what was pooled from each level, L of (R, C, H, W).
@@ -184,16 +188,16 @@ class PANetMaskHead(MaskRCNNConvUpsampleHead):
             In training a dict with "loss_mask"; at inference ``instances``, with the field
             ``pred_masks``: probabilities, (R_i, 1, 2 H, 2 W).
         """
-        classes = torch.cat([i.gt_classes if self.training else i.pred_classes for i in instances])
-        logits = self.layers(x, classes).float()
         # Both functions take a single mask for each RoI for that of its class.
         if self.training:
-            loss = mask_rcnn_loss(logits, instances, self.vis_period)
+            logits = self.layers(x, torch.cat([i.gt_classes for i in instances]))
+            loss = mask_rcnn_loss(logits.float(), instances, self.vis_period)
             return {"loss_mask": loss * self.loss_weight}
-        mask_rcnn_inference(logits, instances)
+        logits = self.layers(x, torch.cat([i.pred_classes for i in instances]))
+        mask_rcnn_inference(logits.float(), instances)
         return instances
 
-    def layers(self, x: Sequence[Tensor], classes: Tensor | None = None) -> Tensor:
+    def layers(self, x: Levels, classes: Tensor | None = None) -> Tensor:
         """
         Args:
             x: what was pooled from each level, L of (R, C, H, W).
@@ -202,40 +206,54 @@ class PANetMaskHead(MaskRCNNConvUpsampleHead):
         Returns:
             Mask logits, (R, num_classes, 2 H, 2 W), or (R, 1, 2 H, 2 W) if given ``classes``.
         """
-        fc_logits = None
-        features: Any = x
-        for index, conv in enumerate(self.conv_norm_relus):
-            features = conv(features)
-            if self.fc_branch is not None and index == self.fc_source_index:
-                fc_logits = self.fc_branch(features)
+        fc_logits: Tensor | None = None
+        features: Levels = x
+        for index, layer in enumerate(self):  # TorchScript knows no plain lists of modules
+            if index < self.num_convs:
+                features = layer(features)
+                if self.fc_branch is not None and index == self.fc_source_index:
+                    fc_logits = self.fc_branch(features)
+        assert isinstance(features, Tensor)
         logits = self._predict(features, classes)
         if fc_logits is None:
             return logits
-        return _COMBINATIONS[self.fc_combination](logits, fc_logits)
+        if self.fc_combination == "sum":
+            return logits + fc_logits
+        if self.fc_combination == "product":
+            return logits * fc_logits
+        return torch.maximum(logits, fc_logits)
 
     def _predict(self, x: Tensor, classes: Tensor | None) -> Tensor:
         """Deconvolution and last layer, for all classes or for one of each RoI."""
         if classes is None or self.predictor.out_channels == 1:
             return self.predictor(self.deconv_relu(self.deconv(x)))
-        if x.is_cuda or len(x) == 0:
+        if torch.jit.is_scripting():
+            return self._predict_classes(x, classes)
+        return self._predict_in_parts(x, classes)
+
+    def _predict_in_parts(self, x: Tensor, classes: Tensor) -> Tensor:
+        parts = self.rois_at_a_time
+        if parts is None or not x.is_cpu or is_recorded() or len(x) == 0:
             return self._predict_classes(x, classes)
         # The upsampled maps are the largest of the head by far. Those of a few RoIs stay in a
         # CPU's cache, and are sooner computed again for the backward pass than fetched.
         return torch.cat(
             [
-                checkpoint(self._predict_classes, *chunk, use_reentrant=False)
+                checkpoint(self._predict_classes, *part, use_reentrant=False)
                 if torch.is_grad_enabled()
-                else self._predict_classes(*chunk)
-                for chunk in zip(x.split(_ROIS_IN_CACHE), classes.split(_ROIS_IN_CACHE))
+                else self._predict_classes(*part)
+                for part in zip(x.split(parts), classes.split(parts))
             ]
         )
 
     def _predict_classes(self, x: Tensor, classes: Tensor) -> Tensor:
         x = F.relu_(self.deconv(x))
+        bias = self.predictor.bias
+        assert bias is not None
         weight = self.predictor.weight.flatten(1)[classes]
         pixels = x.permute(0, 2, 3, 1).flatten(1, 2).transpose(1, 2)
-        logits = torch.baddbmm(self.predictor.bias[classes][:, None, None], weight[:, None], pixels)
-        return logits.view(-1, 1, *x.shape[2:])
+        logits = torch.bmm(weight[:, None], pixels) + bias[classes][:, None, None]
+        return logits.view(x.shape[0], 1, x.shape[2], x.shape[3])
 
 
 def _conv(in_channels: int, out_channels: int, norm: str) -> Conv2d:

@@ -1,6 +1,5 @@
 """The pyramid that mmdetection calls PAFPN."""
 
-from itertools import pairwise
 from typing import Any
 
 from detectron2.config import CfgNode
@@ -30,11 +29,12 @@ class MMDetPAFPN(PAFPN):
             conv.activation = None
 
     def augment(self, features: dict[str, Tensor]) -> None:
-        levels = self._out_features
-        for finer, coarser in pairwise(levels):
-            features[coarser] = features[coarser] + self.path_downsample[finer](features[finer])
-        for level in levels[1:]:
-            features[level] = self.path_output[level](features[level])
+        merged = features[self._out_features[0]]
+        for downsample, (name, output) in zip(
+            self.path_downsample.values(), self.path_output.items()
+        ):
+            merged = features[name] + downsample(merged)
+            features[name] = output(merged)
 
 
 @BACKBONE_REGISTRY.register()

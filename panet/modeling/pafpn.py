@@ -2,9 +2,9 @@
 
 import math
 from collections.abc import Sequence
-from itertools import pairwise
 from typing import Protocol
 
+import torch
 from detectron2.config import CfgNode
 from detectron2.layers import Conv2d, ShapeSpec, get_norm
 from detectron2.modeling import BACKBONE_REGISTRY, FPN, Backbone
@@ -17,7 +17,6 @@ from panet.utils.choices import check_choice
 
 from .backbones.deformable import build_resnet
 from .cpu.fused import convolve_onto
-from .cpu.layers import fold_frozen_norms
 from .norms import check_norm
 
 
@@ -57,9 +56,7 @@ class PAFPN(FPN):
     ) -> None:
         """
         Args:
-            bottom_up: what FPN reads; its frozen norms are folded, see
-                :func:`panet.modeling.cpu.layers.fold_frozen_norms`.
-            in_features, out_channels, norm, fuse_type, square_pad: see
+            bottom_up, in_features, out_channels, norm, fuse_type, square_pad: see
                 :class:`detectron2.modeling.FPN`.
             top_block: extra levels beyond the coarsest one, e.g. ``LastLevelMaxPool()``. Its
                 ``in_feature`` must be an output of the path, e.g. "p5".
@@ -72,13 +69,15 @@ class PAFPN(FPN):
         """
         check_norm("MODEL.FPN.NORM", norm)
         check_norm("MODEL.PAFPN.NORM", path_norm)
-        fold_frozen_norms(bottom_up)
         # FPN would apply the top block to its own coarsest level.
         super().__init__(bottom_up, in_features, out_channels, norm, None, fuse_type, square_pad)
         levels = self._out_features
         if top_block is not None:
             check_choice("top_block.in_feature", top_block.in_feature, levels)
         self.path_top_block: TopBlock | None = top_block
+        stage = int(math.log2(self._out_feature_strides[levels[-1]]))
+        count = 0 if top_block is None else top_block.num_levels
+        self._extra_levels = [f"p{stage + i}" for i in range(1, count + 1)]
         self.path_downsample = nn.ModuleDict(
             {
                 level: _path_conv(out_channels, path_norm, path_bias, stride=2)
@@ -104,7 +103,8 @@ class PAFPN(FPN):
         self.augment(features)
         if self.path_top_block is not None:
             extra = self.path_top_block(features[self.path_top_block.in_feature])
-            features.update(zip(self._extra_levels(), extra))
+            for name, level in zip(self._extra_levels, extra):
+                features[name] = level
         return features
 
     def top_down(self, x: dict[str, Tensor]) -> dict[str, Tensor]:
@@ -116,20 +116,22 @@ class PAFPN(FPN):
         Returns:
             P2, P3, ... by name, from fine to coarse.
         """
-        merged: Tensor | None = None
+        merged = x[self.in_features[-1]]
         levels: list[Tensor] = []
-        for name, lateral, output in zip(
-            reversed(self.in_features), self.lateral_convs, self.output_convs
-        ):
-            if merged is None:
-                merged = lateral(x[name])
+        for index, (lateral, output) in enumerate(zip(self.lateral_convs, self.output_convs)):
+            if index == 0:
+                merged = lateral(merged)
             else:
+                features = x[self.in_features[-index - 1]]
                 upsampled = F.interpolate(merged, scale_factor=2.0, mode="nearest")
-                merged = convolve_onto(lateral, x[name], upsampled)
+                if torch.jit.is_scripting():
+                    merged = lateral(features) + upsampled
+                else:
+                    merged = convolve_onto(lateral, features, upsampled)
                 if self._fuse_type == "avg":
                     merged = merged / 2
-            levels.append(output(merged))
-        return dict(zip(self._out_features, reversed(levels)))
+            levels.insert(0, output(merged))
+        return {name: levels[index] for index, name in enumerate(self._out_features)}
 
     def augment(self, features: dict[str, Tensor]) -> None:
         """Replace FPN's levels by those of the bottom-up path.
@@ -137,25 +139,22 @@ class PAFPN(FPN):
         Args:
             features: P2, P3, ... by name, from fine to coarse; N2, N3, ... afterwards.
         """
-        for finer, coarser in pairwise(self._out_features):
-            lateral = self.path_downsample[finer](features[finer]) + features[coarser]
-            features[coarser] = self.path_output[coarser](lateral)
+        finer = features[self._out_features[0]]
+        for downsample, (name, output) in zip(
+            self.path_downsample.values(), self.path_output.items()
+        ):
+            finer = output(downsample(finer) + features[name])
+            features[name] = finer
 
     def output_shape(self) -> dict[str, ShapeSpec]:
         """Channels and stride of every output, from fine to coarse."""
         shapes = super().output_shape()
         channels = shapes[self._out_features[-1]].channels
-        for name, stride in self._extra_levels().items():
+        stride = shapes[self._out_features[-1]].stride
+        for name in self._extra_levels:
+            stride *= 2
             shapes[name] = ShapeSpec(channels=channels, stride=stride)
         return shapes
-
-    def _extra_levels(self) -> dict[str, int]:
-        """Names and strides of the top block's outputs."""
-        if self.path_top_block is None:
-            return {}
-        stage = int(math.log2(self._out_feature_strides[self._out_features[-1]]))
-        count = self.path_top_block.num_levels
-        return {f"p{stage + i}": 2 ** (stage + i) for i in range(1, count + 1)}
 
 
 def _path_conv(channels: int, norm: str, bias: bool, stride: int) -> Conv2d:

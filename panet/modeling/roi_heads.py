@@ -22,6 +22,10 @@ class PANetROIHeads(StandardROIHeads):
     Only what is built differs from the superclass; pooling, heads and losses run as they do there.
     """
 
+    # For TorchScript, as detectron2 annotates its own class.
+    mask_on: torch.jit.Final[bool]  # type: ignore[misc]
+    keypoint_on: torch.jit.Final[bool]  # type: ignore[misc]
+
     @classmethod
     def _init_box_head(cls, cfg: CfgNode, input_shape: dict[str, ShapeSpec]) -> dict[str, Any]:
         ret = super()._init_box_head(cfg, input_shape)

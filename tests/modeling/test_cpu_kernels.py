@@ -55,6 +55,41 @@ def test_linear(rois: int, features: tuple[int, int]) -> None:
         assert_close(linear(*ours), expected)
 
 
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("autocast", [False, True])
+def test_linear_of_maps_that_are_channels_last(dtype: torch.dtype, autocast: bool) -> None:
+    x, weight, bias = channels_last(20, 8, 3, 5).to(dtype), torch.randn(16, 120), torch.randn(16)
+    if not autocast:
+        weight, bias = weight.to(dtype), bias.to(dtype)
+    elif dtype == torch.float32:
+        pytest.skip("would be rounded")
+    ours = [tensor.requires_grad_() for tensor in (x, weight, bias)]
+    exact = [tensor.detach().double().requires_grad_() for tensor in ours]
+    kept: list[int] = []
+
+    def keep(saved: Tensor) -> Tensor:
+        kept.append(saved.data_ptr())
+        return saved
+
+    with (
+        torch.autocast("cpu", torch.bfloat16, enabled=autocast),
+        torch.autograd.graph.saved_tensors_hooks(keep, lambda saved: saved),
+    ):
+        output = linear(*ours)
+    assert output.dtype == dtype
+    assert x.data_ptr() in kept  # so that it can be pooled again instead
+    expected = F.linear(exact[0].flatten(1), *exact[1:])
+    tolerance = 1e-5 if dtype == torch.float32 else 0.02
+    assert_close(output, expected, tolerance)
+    upstream = torch.randn(20, 16).to(dtype)
+    for found, reference in zip(
+        torch.autograd.grad(output, ours, upstream),
+        torch.autograd.grad(expected, exact, upstream.double()),
+        strict=True,
+    ):
+        assert_close(found, reference, tolerance)
+
+
 @pytest.mark.parametrize(
     "size", [(2, 2), (3, 7), (5, 5), (7, 7), (9, 13), (14, 14), (16, 17), (37, 51), (4, 100)]
 )
@@ -142,9 +177,9 @@ def test_under_autocast_convolutions_round_as_before(monkeypatch: pytest.MonkeyP
     conv = Conv2d(8, 8, 3, padding=1).to(memory_format=torch.channels_last)
     with torch.autocast("cpu", torch.bfloat16):
         expected = conv(x)
-        speed_up_convolutions(conv)
+        fast = speed_up_convolutions(conv)
         with mock.patch.object(convolution, "_convolve", wraps=convolution._convolve) as convolve:
-            output = conv(x)
+            output = fast(x)
     convolve.assert_called_once()
     assert output.dtype == torch.bfloat16
     assert torch.equal(output, expected)

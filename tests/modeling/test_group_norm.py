@@ -10,7 +10,7 @@ from torch import nn
 from panet.modeling.cpu.group_norm import (
     ContiguousGroupNorm,
     MatrixGroupNorm,
-    train_group_norms_contiguously,
+    convert_group_norms,
 )
 
 
@@ -41,7 +41,7 @@ def test_trains_in_bfloat16(shape: tuple[int, ...], channels_last: bool) -> None
     exact = nn.GroupNorm(32, 64)
     nn.init.uniform_(exact.weight, 0.5, 2.0)
     module = nn.Sequential(copy.deepcopy(exact))
-    train_group_norms_contiguously(module)
+    convert_group_norms(module, ContiguousGroupNorm)
     assert type(module[0]) is ContiguousGroupNorm
     memory_format = torch.channels_last if channels_last else torch.contiguous_format
     x = torch.randn(shape).bfloat16().contiguous(memory_format=memory_format).requires_grad_()
@@ -59,8 +59,7 @@ def test_trains_in_bfloat16(shape: tuple[int, ...], channels_last: bool) -> None
 
 
 def test_trains_on_maps_that_are_not_channels_last() -> None:
-    norm = nn.Sequential(nn.GroupNorm(32, 64))
-    train_group_norms_contiguously(norm)
+    norm = convert_group_norms(nn.GroupNorm(32, 64), ContiguousGroupNorm)
     x = torch.randn(3, 64, 7, 9).to(torch.bfloat16, memory_format=torch.channels_last)
     with mock.patch.object(nn.GroupNorm, "forward", side_effect=lambda given: given) as pytorchs:
         norm(x)
@@ -73,7 +72,7 @@ def test_trains_on_maps_that_are_not_channels_last() -> None:
 def test_training_in_single_precision_is_pytorchs() -> None:
     plain = nn.GroupNorm(32, 64)
     module = nn.Sequential(copy.deepcopy(plain))
-    train_group_norms_contiguously(module)
+    convert_group_norms(module, ContiguousGroupNorm)
     x = torch.randn(3, 64, 5, 5).to(memory_format=torch.channels_last).requires_grad_()
     for actual, reference in zip(
         torch.autograd.grad(module(x).square().sum(), (x, *module.parameters())),

@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from functools import reduce
+from typing import Any
 from unittest import mock
 
 import pytest
@@ -11,10 +12,10 @@ from detectron2.structures import Boxes
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-import panet.modeling.box_head
 from panet.modeling import AllLevelPooler, FusedFirstLayer, PANetBoxHead, PANetMaskHead
 from panet.modeling.build import lay_out
-from panet.modeling.cpu.fully_connected import FullyConnected
+from panet.modeling.cpu.fully_connected import FastFullyConnected, PixelMajorFullyConnected
+from panet.modeling.fully_connected import FullyConnected
 
 LEVELS, ROIS, CHANNELS = 4, 3, 32
 BOX_SHAPE = ShapeSpec(channels=CHANNELS, height=7, width=7)
@@ -77,7 +78,7 @@ def test_fc_layers_of_all_levels_as_one_product(
     x = torch.randn(LEVELS, ROIS, CHANNELS, 7, 7)
     expected = head(list(x))
     one_by_one = mock.Mock(side_effect=AssertionError)
-    monkeypatch.setattr(FullyConnected, "forward", one_by_one)
+    monkeypatch.setattr(type(head.fc1.levels[0]), "forward", one_by_one)
     torch.testing.assert_close(head(x), expected, rtol=1e-4, atol=1e-4)
 
 
@@ -122,11 +123,9 @@ def test_fusing_before_the_first_layer(heavier: bool, fusion: str) -> None:
 
 
 @pytest.mark.parametrize(("rois", "parts"), [(0, 1), (1, 1), (5, 3), (6, 3)])
-def test_without_gradients_a_part_of_the_rois_at_a_time(
-    rois: int, parts: int, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(panet.modeling.box_head, "_ROIS_AT_A_TIME", 2)
+def test_without_gradients_a_part_of_the_rois_at_a_time(rois: int, parts: int) -> None:
     head = box_head(heavier=True, conv_norm="GN")
+    head.rois_at_a_time = 2
     randomize(head)
     pooler = AllLevelPooler(7, [1 / 4, 1 / 8, 1 / 16, 1 / 32], sampling_ratio=2)
     maps = [torch.randn(2, CHANNELS, 64 >> level, 64 >> level) for level in range(LEVELS)]
@@ -194,8 +193,12 @@ def test_the_branch_may_end_in_a_relu() -> None:
 
 
 @pytest.mark.parametrize("combination", ["sum", "product", "max"])
-def test_the_mask_of_one_class_is_that_among_all(combination: str) -> None:
+@pytest.mark.parametrize("rois_at_a_time", [None, 2])
+def test_the_mask_of_one_class_is_that_among_all(
+    combination: str, rois_at_a_time: int | None
+) -> None:
     head = mask_head(fc_combination=combination)
+    head.rois_at_a_time = rois_at_a_time
     randomize(head)
     x = torch.randn(LEVELS, ROIS, CHANNELS, 14, 14)
     classes = torch.tensor([3, 0, 4])
@@ -236,8 +239,10 @@ def test_gradient_of_the_fusion(fusion: str) -> None:
     assert_same(gradients(head(x), head, x), gradients(expected, head, x))
 
 
-def test_gradient_of_the_mask_of_one_class() -> None:
+@pytest.mark.parametrize("rois_at_a_time", [None, 16])
+def test_gradient_of_the_mask_of_one_class(rois_at_a_time: int | None) -> None:
     head = mask_head()
+    head.rois_at_a_time = rois_at_a_time
     randomize(head)
     x = torch.randn(LEVELS, 40, CHANNELS, 14, 14, requires_grad=True)
     classes = torch.arange(40) % 5
@@ -277,18 +282,45 @@ def test_pooling_again_in_the_backward_pass(fusion: str, position: str) -> None:
         head(x)
 
 
+@pytest.mark.parametrize("kind", [FullyConnected, FastFullyConnected, PixelMajorFullyConnected])
 @pytest.mark.parametrize("channels_last", [False, True])
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
-def test_fully_connected_is_linear_with_its_state(channels_last: bool, dtype: torch.dtype) -> None:
+def test_fully_connected_is_linear_with_its_state(
+    kind: type[Any], channels_last: bool, dtype: torch.dtype
+) -> None:
     layer = FullyConnected(BOX_SHAPE, 16).to(dtype)
     x = torch.randn(ROIS, CHANNELS, 7, 7, dtype=dtype)
     linear = nn.Linear(CHANNELS * 49, 16, dtype=dtype)
     layer.load_state_dict(linear.state_dict())
-    assert all(torch.equal(layer.state_dict()[k], v) for k, v in linear.state_dict().items())
+    if kind is not FullyConnected:
+        layer = kind.of(layer)
+    if kind is not PixelMajorFullyConnected:
+        assert layer.state_dict().keys() == linear.state_dict().keys()
+        assert all(torch.equal(layer.state_dict()[k], v) for k, v in linear.state_dict().items())
     if channels_last:
         layer, x = (thing.to(memory_format=torch.channels_last) for thing in (layer, x))
     torch.testing.assert_close(layer(x), linear(x.flatten(1)))
     assert layer(x[:0]).shape == (0, 16)
+
+
+@pytest.mark.parametrize("norm", ["", "GN", "BN"])
+@pytest.mark.parametrize("kind", [FullyConnected, FastFullyConnected])
+def test_fully_connected_computes_by_the_parameters_that_it_is_given(
+    kind: type[Any], norm: str
+) -> None:
+    layer, other = (FullyConnected(BOX_SHAPE, 128, norm) for _ in range(2))
+    randomize(other)
+    if kind is not FullyConnected:
+        layer = kind.of(layer)
+    x = torch.randn(ROIS, CHANNELS, 7, 7).to(memory_format=torch.channels_last)
+    output = torch.func.functional_call(layer, other.state_dict(), x)
+    torch.testing.assert_close(output, other(x), rtol=1e-4, atol=1e-4)
+
+
+def test_a_weight_by_pixel_takes_no_other_order() -> None:
+    layer = FullyConnected(BOX_SHAPE, 16)
+    with pytest.raises(RuntimeError, match="weight_by_pixel"):
+        PixelMajorFullyConnected.of(layer).load_state_dict(layer.state_dict())
 
 
 def test_class_agnostic_masks() -> None:

@@ -7,14 +7,12 @@ import torch
 from detectron2.config import CfgNode
 from detectron2.layers import ShapeSpec
 from detectron2.modeling import FPN, Backbone, build_backbone, build_model
-from detectron2.modeling.backbone import BasicStem, ResNet
 from detectron2.modeling.backbone.fpn import LastLevelMaxPool
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from panet.compat import onednn
 from panet.modeling import PAFPN
-from panet.modeling.cpu.layers import FrozenNormConv2d
 
 STRIDES = {"res2": 4, "res3": 8, "res4": 16, "res5": 32}
 
@@ -183,11 +181,3 @@ def test_under_stock_roi_heads(tiny_cfg: CfgNode) -> None:
     tiny_cfg.MODEL.ROI_MASK_HEAD.NAME = "MaskRCNNConvUpsampleHead"
     outputs = build_model(tiny_cfg).eval()([{"image": torch.zeros(3, 70, 101)}])
     assert outputs[0]["instances"].has("pred_masks")
-
-
-def test_frozen_norms_below_it_are_folded() -> None:
-    stages = ResNet.make_default_stages(50, norm="FrozenBN")
-    bottom_up = ResNet(BasicStem(norm="FrozenBN"), stages, out_features=list(STRIDES))
-    pyramid = PAFPN(bottom_up, list(STRIDES), out_channels=32)
-    assert isinstance(pyramid.bottom_up.stem.conv1, FrozenNormConv2d)
-    assert isinstance(pyramid.bottom_up.res5[2].conv3, FrozenNormConv2d)

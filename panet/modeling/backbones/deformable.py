@@ -5,13 +5,14 @@ from typing import Any
 
 import torch
 from detectron2.config import CfgNode
-from detectron2.layers import Conv2d, ShapeSpec
+from detectron2.layers import CNNBlockBase, Conv2d, ShapeSpec
 from detectron2.modeling import build_resnet_backbone
 from detectron2.modeling.backbone.resnet import BottleneckBlock, DeformBottleneckBlock, ResNet
 from torch import Tensor, nn
 from torchvision.ops import deform_conv2d
 
 from panet.utils.errors import InputError
+from panet.utils.modules import convert_convolution, replace_modules
 
 STAGES = ("res2", "res3", "res4", "res5")
 """What the values of ``MODEL.RESNETS.DEFORM_ON_PER_STAGE`` stand for."""
@@ -51,6 +52,28 @@ class DeformConv(Conv2d):
         return output if self.activation is None else self.activation(output)
 
 
+class DeformBlock(DeformBottleneckBlock):
+    """detectron2's ``DeformBottleneckBlock`` with a :class:`DeformConv`."""
+
+    def __init__(self, block: BottleneckBlock, modulated: bool, num_groups: int) -> None:
+        """
+        Args:
+            block: what to take the convolutions from.
+            modulated, num_groups: see :func:`make_deformable`.
+
+        Raises:
+            InputError: if the channels cannot be divided into so many groups.
+        """
+        # The superclass would build layers that need detectron2's extension.
+        CNNBlockBase.__init__(self, block.in_channels, block.out_channels, block.stride)
+        self.deform_modulated = modulated
+        self.shortcut: Any = block.shortcut
+        self.conv1 = block.conv1
+        self.conv2 = convert_convolution(block.conv2, DeformConv)
+        self.conv3 = block.conv3
+        self.conv2_offset = _offset_conv(block.conv2, modulated, num_groups)
+
+
 def build_resnet(cfg: CfgNode, input_shape: ShapeSpec) -> ResNet:
     """detectron2's ``build_resnet_backbone``, for which deformable stages need no compilation.
 
@@ -83,14 +106,14 @@ def build_resnet(cfg: CfgNode, input_shape: ShapeSpec) -> ResNet:
 def make_deformable(
     resnet: ResNet, stages: Sequence[str], modulated: bool = False, num_groups: int = 1
 ) -> ResNet:
-    """Make the 3x3 convolutions of some stages deformable, in place.
+    """Make the 3x3 convolutions of some stages deformable.
 
     Each gets a convolution beside it that predicts the offsets, of zeros at first. Parameters are
     named as detectron2 names them, those that are there already stay the same objects, and what
     is frozen stays frozen.
 
     Args:
-        resnet: with bottleneck blocks in these stages.
+        resnet: with bottleneck blocks in these stages, which are replaced.
         stages: from :data:`STAGES`.
         modulated: whether to predict masks too, as the second version of deformable convolutions.
         num_groups: into how many groups to divide the input channels, each with its own offsets.
@@ -101,17 +124,22 @@ def make_deformable(
     Raises:
         InputError: if a block is of another kind, or its channels cannot be divided so.
     """
-    for stage in stages:
-        for block in resnet.get_submodule(stage):
+    for name in stages:
+        stage: Any = resnet.get_submodule(name)
+        for block in stage:
             if not isinstance(block, BottleneckBlock):
                 raise InputError(
-                    f"MODEL.RESNETS.DEFORM_ON_PER_STAGE is True for {stage}, which has no "
+                    f"MODEL.RESNETS.DEFORM_ON_PER_STAGE is True for {name}, which has no "
                     "bottleneck blocks; choose a MODEL.RESNETS.DEPTH of 50 or more."
                 )
-            block.conv2_offset = _offset_conv(block.conv2, modulated, num_groups)
-            block.conv2.__class__ = DeformConv
-            block.deform_modulated = modulated
-            block.__class__ = DeformBottleneckBlock
+        replace_modules(
+            stage,
+            lambda block: (
+                DeformBlock(block, modulated, num_groups)
+                if isinstance(block, BottleneckBlock)
+                else None
+            ),
+        )
     return resnet
 
 

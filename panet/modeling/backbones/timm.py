@@ -16,6 +16,7 @@ from torch.nn import functional as F
 
 from panet.modeling.pafpn import PAFPN, build_pyramid
 from panet.utils.choices import check_choice
+from panet.utils.modules import replace_modules, share_state
 
 from .timm_features import build_features, import_timm, plan_features, pretrained_config, to_nchw
 
@@ -126,7 +127,7 @@ def _fill_borders(feature: Tensor, height: int, width: int) -> Tensor:
 
 
 class _NaiveSyncBatchNormAct(NaiveSyncBatchNorm):
-    """timm's batch norm with its activation, synchronized by detectron2's means."""
+    """timm's batch norm with its activation, both its children, synchronized by detectron2."""
 
     def forward(self, x: Tensor) -> Tensor:
         return self.act(self.drop(super().forward(x)))
@@ -144,13 +145,19 @@ def _convert_norms(network: nn.Module, norm: str) -> nn.Module:
             nn.BatchNorm2d: NaiveSyncBatchNorm,
             layers.BatchNormAct2d: _NaiveSyncBatchNormAct,
         }
-        modules: list[Any] = list(network.modules())
-        for module in modules:
-            if type(module) in classes:
-                synchronized = classes[type(module)]
-                module.__class__ = synchronized
-                for name, value in vars(synchronized(module.num_features)).items():
-                    vars(module).setdefault(name, value)  # what its constructor sets beside
+
+        def build(old: Any) -> nn.Module | None:
+            if type(old) not in classes:
+                return None
+            with torch.device("meta"):  # parameters that take neither memory nor random numbers
+                new = classes[type(old)](
+                    old.num_features, old.eps, old.momentum, old.affine, old.track_running_stats
+                )
+            for name, child in old.named_children():
+                new.add_module(name, child)
+            return share_state(new, old)
+
+        network = replace_modules(network, build)
     return network
 
 

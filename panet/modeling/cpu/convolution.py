@@ -11,6 +11,7 @@ from torch.nn.grad import conv2d_input
 from panet.utils.cpu import has_avx2_only
 
 from . import winograd
+from .recorded import is_recorded
 from .weight_gradient import Pair, is_slow, weight_gradient
 
 _WINOGRAD_CHANNELS, _WINOGRAD_PIXELS = 128, 3000
@@ -27,6 +28,7 @@ def is_improved(x: Tensor, conv: nn.Conv2d) -> bool:
     """
     return (
         x.is_cpu
+        and not is_recorded()
         and x.numel() > 0
         and conv.groups == 1
         and conv.dilation == (1, 1)
@@ -34,7 +36,6 @@ def is_improved(x: Tensor, conv: nn.Conv2d) -> bool:
         and isinstance(conv.padding, tuple)
         and conv.padding_mode == "zeros"
         and x.is_contiguous(memory_format=torch.channels_last)
-        and not torch.compiler.is_compiling()
         and (
             _is_for_winograd(x, conv.weight, conv.stride, conv.padding)
             or (

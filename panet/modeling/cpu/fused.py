@@ -17,12 +17,14 @@ from panet.compat import onednn
 from panet.utils.cpu import HAS_ONEDNN
 
 from .convolution import is_improved
+from .recorded import is_recorded
 
 
 def can_fuse(conv: Conv2d, x: Tensor) -> bool:
     """Whether oneDNN's fused operations compute what ``conv`` does of ``x``, (N, C, H, W)."""
     return (
         x.is_cpu
+        and not is_recorded()
         and x.dtype == conv.weight.dtype
         and x.dtype in (torch.float32, torch.bfloat16)
         and x.numel() > 0
@@ -32,7 +34,6 @@ def can_fuse(conv: Conv2d, x: Tensor) -> bool:
         and not torch.is_grad_enabled()
         and not torch.is_autocast_enabled("cpu")
         and HAS_ONEDNN
-        and not torch.compiler.is_compiling()  # which one of them does not support
     )
 
 

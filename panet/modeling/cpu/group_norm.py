@@ -1,7 +1,11 @@
 """Group normalization in low precision on a CPU."""
 
+from collections.abc import Collection
+
 import torch
 from torch import Tensor, nn
+
+from panet.utils.modules import replace_modules, share_state
 
 
 class ContiguousGroupNorm(nn.GroupNorm):
@@ -23,13 +27,6 @@ class ContiguousGroupNorm(nn.GroupNorm):
         if not slow or not torch.is_grad_enabled():
             return super().forward(x)
         return super().forward(x.contiguous()).contiguous(memory_format=torch.channels_last)
-
-
-def train_group_norms_contiguously(module: nn.Module) -> None:
-    """Make every ``nn.GroupNorm`` of ``module`` a :class:`ContiguousGroupNorm`."""
-    for norm in module.modules():
-        if type(norm) is nn.GroupNorm:
-            norm.__class__ = ContiguousGroupNorm
 
 
 class MatrixGroupNorm(nn.GroupNorm):
@@ -63,3 +60,30 @@ class MatrixGroupNorm(nn.GroupNorm):
         sums = torch.bmm(ones, pixels).float().view(images, self.num_groups, -1)
         means = sums.mean(2, keepdim=True) / area
         return means.expand_as(sums).reshape(images, 1, channels)
+
+
+def convert_group_norms(
+    module: nn.Module,
+    kind: type[ContiguousGroupNorm] | type[MatrixGroupNorm],
+    kept: Collection[nn.Module] = (),
+) -> nn.Module:
+    """Replace every ``nn.GroupNorm`` by one of another class, with the same parameters.
+
+    Args:
+        module: changed in place.
+        kind: the class.
+        kept: norms to keep as they are.
+
+    Returns:
+        ``module``, or what it itself is replaced by.
+    """
+
+    def build(norm: nn.Module) -> nn.Module | None:
+        if not isinstance(norm, nn.GroupNorm) or type(norm) not in replaced or norm in kept:
+            return None
+        with torch.device("meta"):
+            converted = kind(norm.num_groups, norm.num_channels, norm.eps, norm.affine)
+        return share_state(converted, norm)
+
+    replaced = {nn.GroupNorm, ContiguousGroupNorm} - {kind}
+    return replace_modules(module, build)

@@ -5,6 +5,8 @@ from typing import Any
 from detectron2.layers import Conv2d, FrozenBatchNorm2d
 from torch import Tensor, nn
 
+from panet.utils.modules import convert_convolution, replace_modules
+
 from .convolution import conv2d, is_improved
 
 
@@ -44,30 +46,37 @@ class FastConv2d(Conv2d):
         return x if self.activation is None else self.activation(x)
 
 
-def folded_parameters(conv: nn.Conv2d) -> tuple[Tensor, Tensor]:
-    """Weight and bias of the convolution that computes ``conv`` and its norm's running statistics.
+def folded_parameters(layer: nn.Conv2d | nn.Linear) -> tuple[Tensor, Tensor]:
+    """Weight and bias of the layer that computes ``layer`` and its norm's running statistics.
 
     Args:
-        conv: its ``norm`` is a ``FrozenBatchNorm2d`` or a batch norm.
+        layer: its ``norm`` is a ``FrozenBatchNorm2d`` or a batch norm.
     """
-    norm: Any = conv.norm
+    norm: Any = layer.norm
     scale = (norm.running_var + norm.eps).rsqrt()
     if norm.weight is not None:
         scale = scale * norm.weight
     bias = -norm.running_mean * scale
     if norm.bias is not None:
         bias = bias + norm.bias
-    if conv.bias is not None:
-        bias = bias + conv.bias * scale
-    return conv.weight * scale[:, None, None, None], bias
+    if layer.bias is not None:
+        bias = bias + layer.bias * scale
+    return layer.weight * scale.view(-1, *[1] * (layer.weight.dim() - 1)), bias
 
 
-def fold_frozen_norms(module: nn.Module) -> None:
-    """Make every convolution of ``module`` that has a frozen norm a :class:`FrozenNormConv2d`."""
-    for conv in module.modules():
+def fold_frozen_norms(module: nn.Module) -> nn.Module:
+    """Replace every convolution that has a frozen norm by a :class:`FrozenNormConv2d`.
+
+    Returns:
+        ``module``, or what it itself is replaced by.
+    """
+
+    def build(conv: nn.Module) -> nn.Module | None:
         if type(conv) is Conv2d and isinstance(conv.norm, FrozenBatchNorm2d):
-            # Others hold references to it, so the object has to stay the same.
-            conv.__class__ = FrozenNormConv2d
+            return convert_convolution(conv, FrozenNormConv2d)
+        return None
+
+    return replace_modules(module, build)
 
 
 def activate_in_place(module: nn.Module) -> None:
@@ -77,8 +86,14 @@ def activate_in_place(module: nn.Module) -> None:
             conv.activation = nn.ReLU(inplace=True)
 
 
-def speed_up_convolutions(module: nn.Module) -> None:
-    """Make every plain convolution of ``module`` a :class:`FastConv2d`."""
-    for conv in module.modules():
-        if type(conv) is Conv2d:
-            conv.__class__ = FastConv2d
+def speed_up_convolutions(module: nn.Module) -> nn.Module:
+    """Replace every plain convolution by a :class:`FastConv2d`.
+
+    Returns:
+        ``module``, or what it itself is replaced by.
+    """
+
+    def build(conv: nn.Module) -> nn.Module | None:
+        return convert_convolution(conv, FastConv2d) if type(conv) is Conv2d else None
+
+    return replace_modules(module, build)

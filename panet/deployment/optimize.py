@@ -87,7 +87,10 @@ def optimize_for_inference(
         dtype = usable_precision(key, dtype, device)
     model = _copy_sharing_tensors(model).eval()
     timm_layers = _timm_layers(model)
-    model = replace_modules(model, _fold_norm)
+    model = replace_modules(model, _unfold)
+    for module in model.modules():
+        if isinstance(module, Conv2d | FullyConnected):
+            _fold_norm(module)
     model = speed_up_heads(model, PixelMajorFullyConnected.of)
     model = convert_group_norms(model, MatrixGroupNorm, kept=timm_layers)
     fuse_residual_blocks(model)
@@ -136,19 +139,17 @@ def _copy_sharing_tensors(model: nn.Module) -> nn.Module:
     return copy.deepcopy(model, {id(tensor): tensor for tensor in tensors})
 
 
-def _fold_norm(layer: Any) -> nn.Module | None:
-    """The layer with its norm in its weights, or None if it has none that can be."""
-    if not isinstance(layer, Conv2d | FullyConnected):
-        return None
+def _unfold(module: nn.Module) -> nn.Module | None:
+    """The convolution that keeps its norm beside its weight, of one that folds it every time."""
+    return convert_convolution(module, Conv2d) if isinstance(module, FrozenNormConv2d) else None
+
+
+def _fold_norm(layer: Conv2d | FullyConnected) -> None:
     batch_norm = isinstance(layer.norm, FrozenBatchNorm2d | nn.BatchNorm2d | nn.SyncBatchNorm)
-    if not batch_norm or layer.norm.running_mean is None:
-        return None
-    weight, bias = folded_parameters(layer)
-    if isinstance(layer, FrozenNormConv2d):
-        layer = convert_convolution(layer, Conv2d)
-    layer.weight, layer.bias = nn.Parameter(weight), nn.Parameter(bias)
-    layer.norm = None
-    return layer
+    if batch_norm and layer.norm.running_mean is not None:
+        weight, bias = folded_parameters(layer)
+        layer.weight, layer.bias = nn.Parameter(weight), nn.Parameter(bias)
+        layer.norm = None
 
 
 def _timm_layers(model: nn.Module) -> set[nn.Module]:

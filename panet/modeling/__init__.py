@@ -2,13 +2,18 @@
 
 from .anchors import DetectronAnchorGenerator
 from .backbones.deformable import DeformConv, make_deformable
-from .backbones.timm import TimmBackbone, build_timm_backbone, build_timm_pafpn_backbone
+from .backbones.timm import TimmBackbone, build_timm_backbone
 from .box_head import PANetBoxHead
 from .fusion import FusedFirstLayer
 from .independent_rpn import IndependentRPN
 from .mask_head import FullyConnectedBranch, PANetMaskHead
 from .mmdet_pafpn import MMDetPAFPN, build_resnet_mmdet_pafpn_backbone
-from .pafpn import PAFPN, build_resnet_pafpn_backbone, build_retinanet_resnet_pafpn_backbone
+from .pafpn import (
+    PAFPN,
+    build_resnet_pafpn_backbone,
+    build_retinanet_resnet_pafpn_backbone,
+    build_timm_pafpn_backbone,
+)
 from .pooler import AllLevelPooler, AssignedLevelPooler
 from .roi_heads import CascadePANetROIHeads, PANetROIHeads
 

@@ -75,13 +75,15 @@ def speed_up_heads(model: nn.Module, convert: Callable[[FullyConnected], nn.Modu
         ``model``, or what it itself is replaced by.
     """
 
-    def build(module: nn.Module) -> nn.Module | None:
-        if type(module) is AllLevelPooler:
-            return FastAllLevelPooler.of(module)
+    for module in model.modules():
         if isinstance(module, PANetBoxHead):
             module.rois_at_a_time = _BOX_ROIS_AT_A_TIME
         elif isinstance(module, PANetMaskHead):
             module.rois_at_a_time = _MASK_ROIS_AT_A_TIME
+
+    def build(module: nn.Module) -> nn.Module | None:
+        if type(module) is AllLevelPooler:
+            return FastAllLevelPooler.of(module)
         return convert(module) if isinstance(module, FullyConnected) else None
 
     return replace_modules(model, build)

@@ -16,6 +16,7 @@ from torch.nn import functional as F
 from panet.utils.choices import check_choice
 
 from .backbones.deformable import build_resnet
+from .backbones.timm import build_timm_backbone
 from .cpu.fused import convolve_onto
 from .norms import check_norm
 
@@ -222,3 +223,9 @@ def build_retinanet_resnet_pafpn_backbone(cfg: CfgNode, input_shape: ShapeSpec) 
     channels = cfg.MODEL.FPN.OUT_CHANNELS
     top_block = LastLevelP6P7(channels, channels, "p5")
     return build_resnet_pyramid(cfg, input_shape, PAFPN, top_block)
+
+
+@BACKBONE_REGISTRY.register()
+def build_timm_pafpn_backbone(cfg: CfgNode, input_shape: ShapeSpec) -> PAFPN:
+    """The timm model of ``cfg`` under the pyramid, with "p6" a stride-2 max-pool of "p5"."""
+    return build_pyramid(cfg, build_timm_backbone(cfg, input_shape), PAFPN, LastLevelMaxPool())

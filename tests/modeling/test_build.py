@@ -136,6 +136,15 @@ def test_names_order_and_loading_of_states_stay(tiny_cfg: CfgNode, options: list
 
 
 @every_model
+def test_states_show_parameters_as_they_are(tiny_cfg: CfgNode, options: list[Any]) -> None:
+    for model in models(tiny_cfg, options):
+        state = model.state_dict()
+        for name, parameter in model.named_parameters():
+            assert state[name].shape == parameter.shape
+            assert state[name].data_ptr() == parameter.data_ptr()
+
+
+@every_model
 def test_plain_lists_hold_what_is_registered(tiny_cfg: CfgNode, options: list[Any]) -> None:
     model = models(tiny_cfg, options)[1]
     registered = set(model.modules())

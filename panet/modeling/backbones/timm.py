@@ -10,11 +10,9 @@ import torch
 from detectron2.config import CfgNode
 from detectron2.layers import NaiveSyncBatchNorm, ShapeSpec
 from detectron2.modeling import BACKBONE_REGISTRY, Backbone
-from detectron2.modeling.backbone.fpn import LastLevelMaxPool
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from panet.modeling.pafpn import PAFPN, build_pyramid
 from panet.utils.choices import check_choice
 from panet.utils.modules import replace_modules, share_state
 
@@ -219,10 +217,4 @@ def build_timm_backbone(cfg: CfgNode, input_shape: ShapeSpec) -> TimmBackbone:
     )
 
 
-@BACKBONE_REGISTRY.register()
-def build_timm_pafpn_backbone(cfg: CfgNode, input_shape: ShapeSpec) -> PAFPN:
-    """The timm model of ``cfg`` under the pyramid, with "p6" a stride-2 max-pool of "p5"."""
-    return build_pyramid(cfg, build_timm_backbone(cfg, input_shape), PAFPN, LastLevelMaxPool())
-
-
-_BUILDERS = (build_timm_backbone.__name__, build_timm_pafpn_backbone.__name__)
+_BUILDERS = (build_timm_backbone.__name__, "build_timm_pafpn_backbone")

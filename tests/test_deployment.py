@@ -16,7 +16,10 @@ from torch import nn
 from panet import optimize_for_inference
 from panet.deployment import optimize as deployment
 from panet.engine import PANetTrainer
+from panet.modeling.build import lay_out
 from panet.modeling.cpu import fused
+from panet.modeling.cpu.fully_connected import FastFullyConnected
+from panet.modeling.cpu.layers import FrozenNormConv2d
 
 SIZES = [(64, 96), (97, 65), (31, 130)]
 
@@ -90,6 +93,17 @@ def test_same_outputs_in_single_precision(tiny_cfg: CfgNode, options: list[Any])
     model = build(tiny_cfg)
     optimized = optimize_for_inference(model)
     assert type(optimized) is type(model)
+    for size in SIZES:
+        assert_same(detect(optimized, size), detect(model, size))
+
+
+@pytest.mark.parametrize("kind", ["frozen norms", "heavier head", "fc layers with batch norms"])
+def test_same_outputs_of_what_trains_fast(tiny_cfg: CfgNode, kind: str) -> None:
+    tiny_cfg.merge_from_list(MODELS[kind])
+    model = build(tiny_cfg)
+    optimized = optimize_for_inference(lay_out(copy.deepcopy(model), channels_last=True))
+    kinds = {type(module) for module in optimized.modules()}
+    assert not kinds & {FrozenNormConv2d, FastFullyConnected}
     for size in SIZES:
         assert_same(detect(optimized, size), detect(model, size))
 

@@ -74,7 +74,6 @@ def speed_up_heads(model: nn.Module, convert: Callable[[FullyConnected], nn.Modu
     Returns:
         ``model``, or what it itself is replaced by.
     """
-
     for module in model.modules():
         if isinstance(module, PANetBoxHead):
             module.rois_at_a_time = _BOX_ROIS_AT_A_TIME

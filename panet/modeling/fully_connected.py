@@ -67,7 +67,7 @@ def multiply_batched(
         L of (R, out_features).
     """
     weight, bias = (torch.stack(tensors) for tensors in zip(*parameters))
-    outputs = torch.baddbmm(bias[:, None], rows, weight.mT)
+    outputs = torch.bmm(rows, weight.mT).add_(bias[:, None])
     # By index, for what comes of unbinding may not be overwritten by a ReLU.
     return [normalize_rows(outputs[index], norm) for index, norm in enumerate(norms)]
 

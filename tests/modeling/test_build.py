@@ -83,12 +83,16 @@ def test_hooks_and_mode_are_taken_over() -> None:
 
 
 def test_children_are_replaced_before_their_parents() -> None:
+    seen: list[list[type[nn.Module]]] = []
+
     def build(module: nn.Module) -> nn.Module | None:
         if isinstance(module, nn.Sequential):
+            seen.append([type(child) for child in module])
             return nn.Sequential(*module, nn.Identity())
         return double(module)
 
     network = replace_modules(Network(), build)
+    assert seen == [[Doubling], [nn.ReLU, nn.Sequential]]
     assert [type(m) for m in network.inner] == [nn.ReLU, nn.Sequential, nn.Identity]
     assert [type(m) for m in network.inner[1]] == [Doubling, nn.Identity]
     assert network.in_tuple[0] is network.inner[1][0] is network.second

@@ -35,6 +35,8 @@ from panet.engine import PANetTrainer  # noqa: E402
 from panet.modeling import PAFPN, AllLevelPooler, FusedFirstLayer  # noqa: E402
 from panet.utils.cpu import has_fast_bfloat16  # noqa: E402
 
+pytestmark = pytest.mark.integration
+
 every_row = pytest.mark.parametrize("row", ROWS.values(), ids=lambda row: row.name)
 
 

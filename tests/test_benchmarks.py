@@ -22,6 +22,8 @@ import rows
 import training
 from multiply_adds import flop_counter
 
+pytestmark = pytest.mark.integration
+
 CPU = torch.device("cpu")
 STAGES = {"rest", "backbone", "pyramid", "rpn", "pooling", "box head", "mask head"}
 

@@ -6,11 +6,14 @@ from pathlib import Path
 from typing import Any
 
 import cv2
+import pytest
 from paths import CONFIGS
 
 sys.path.append(str(CONFIGS.parent / "benchmarks"))
 
 import comparison
+
+pytestmark = pytest.mark.integration
 
 
 def result(row: str, seed: int, ap: float, seconds: float, parameters: int = 10**6) -> Any:

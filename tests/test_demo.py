@@ -5,8 +5,11 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
 from paths import ROOT
 from small_options import SMALL
+
+pytestmark = pytest.mark.integration
 
 
 def run_demo(output_dir: Path, iterations: int, early_pictures_after: float = 600.0) -> str:

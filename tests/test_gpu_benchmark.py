@@ -16,6 +16,8 @@ import inference
 import training
 from gpu_steps import PARTS, Extent
 
+pytestmark = pytest.mark.integration
+
 MACHINE = {"device": "a card"}
 
 

@@ -9,8 +9,11 @@ import sys
 import time
 from pathlib import Path
 
+import pytest
 import torch
 from paths import CONFIGS, ROOT
+
+pytestmark = pytest.mark.integration
 
 KILLS = int(os.environ.get("PANET_TEST_KILLS", "2"))
 OPTIONS = {

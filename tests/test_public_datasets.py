@@ -5,8 +5,11 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
 from paths import CONFIGS, ROOT
 from small_datasets import write_cityscapes, write_vistas
+
+pytestmark = pytest.mark.integration
 
 SMALL = {
     "MODEL.WEIGHTS": "''",

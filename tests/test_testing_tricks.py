@@ -12,6 +12,8 @@ sys.path.append(str(BENCHMARKS))
 
 import testing_tricks
 
+pytestmark = pytest.mark.integration
+
 
 @pytest.fixture
 def arguments(tiny_cfg: CfgNode, tmp_path: Path) -> list[str]:

@@ -14,6 +14,8 @@ sys.path.append(str(BENCHMARKS))
 
 import throughput
 
+pytestmark = pytest.mark.integration
+
 IMAGES = 3
 
 

@@ -9,6 +9,8 @@ import pytest
 from paths import ROOT
 from small_options import SMALL
 
+pytestmark = pytest.mark.integration
+
 
 def train_net(output_dir: Path, *flags: str, **overrides: object) -> str:
     """Run train_net.py on a small version of the quick configuration and return what it prints."""

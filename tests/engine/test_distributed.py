@@ -16,6 +16,8 @@ from torch import distributed, multiprocessing
 from panet.compat.detectron2_launch import launch
 from panet.engine import PANetTrainer
 
+pytestmark = pytest.mark.integration
+
 
 class DoubleTrainer(PANetTrainer):
     """In double precision, in which the two ways of computing statistics agree closely."""

@@ -21,6 +21,8 @@ from panet.engine import LazyTrainer, PANetTrainer
 from panet.lazy_config import load_lazy_config
 from panet.utils.errors import InputError
 
+pytestmark = pytest.mark.integration
+
 QUICK = CONFIGS / "lazy" / "quick" / "panet_R18_shapes.py"
 
 

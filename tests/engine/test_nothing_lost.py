@@ -19,6 +19,8 @@ from panet.compat.detectron2_launch import launch
 from panet.engine import PANetTrainer
 from panet.utils.errors import InputError
 
+pytestmark = pytest.mark.integration
+
 
 class At(HookBase):
     """Does something after an iteration."""

@@ -17,6 +17,8 @@ from panet.engine import PANetTrainer
 from panet.evaluation.tta import RCNNEnsemble
 from panet.utils import device
 
+pytestmark = pytest.mark.integration
+
 
 def weights(trainer: PANetTrainer) -> dict[str, torch.Tensor]:
     return {name: value.clone() for name, value in trainer.model.state_dict().items()}

@@ -29,6 +29,8 @@ from panet.prediction.merging import merge
 from panet.prediction.reading import probe_video
 from panet.prediction.running import count_images, predict_share, unfinished_sources
 
+pytestmark = pytest.mark.integration
+
 GOOD = {
     "a/x.jpg": (96, 96),
     "a/y.png": (100, 140),

@@ -9,6 +9,8 @@ from pathlib import Path
 import pytest
 from paths import CONFIGS
 
+pytestmark = pytest.mark.integration
+
 TOOL = CONFIGS.parent / "tools" / "analyze_levels.py"
 SMALL = {
     "MODEL.WEIGHTS": "",

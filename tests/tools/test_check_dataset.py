@@ -11,6 +11,8 @@ from detectron2.data import DatasetCatalog, MetadataCatalog
 from paths import CONFIGS
 from program import Run, run_program
 
+pytestmark = pytest.mark.integration
+
 TOOL = CONFIGS.parent / "tools" / "check_dataset.py"
 Check = Callable[..., Run]
 

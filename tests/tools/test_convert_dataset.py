@@ -10,6 +10,8 @@ import pytest
 from paths import CONFIGS
 from program import Run, run_program
 
+pytestmark = pytest.mark.integration
+
 pytest.importorskip("supervision")
 
 TOOL = CONFIGS.parent / "tools" / "convert_dataset.py"

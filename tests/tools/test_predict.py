@@ -24,6 +24,8 @@ from small_models import SmallModel, write_model
 from panet.data.shapes import draw_image
 from panet.utils.errors import exit_on_input_error
 
+pytestmark = pytest.mark.integration
+
 TOOL = CONFIGS.parent / "tools" / "predict.py"
 
 

@@ -18,6 +18,8 @@ from small_nuclei import HEIGHT, IDS, WIDTH, image_path, masks_of, write_nuclei
 
 from panet.data.nuclei import choose_split, listed_split, read_splits
 
+pytestmark = pytest.mark.integration
+
 TOOL = CONFIGS.parent / "tools" / "prepare_nuclei.py"
 
 Prepare = Callable[..., Run]

@@ -10,6 +10,8 @@ from program import Run, run_program
 from panet import load_config
 from panet.prepare import prepare
 
+pytestmark = pytest.mark.integration
+
 TOOL = CONFIGS.parent / "tools" / "report.py"
 
 

@@ -24,6 +24,8 @@ from PIL import Image
 from panet.compat.detectron2_launch import launch
 from panet.data.loader import build_train_loader
 
+pytestmark = pytest.mark.integration
+
 TOOL = CONFIGS.parent / "tools" / "write_proposals.py"
 # Height and width by id; the sizes are such that they cannot be taken for one another.
 IMAGES = {30: (96, 160), 4: (120, 80), 17: (64, 200)}

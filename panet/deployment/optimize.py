@@ -91,12 +91,13 @@ def optimize_for_inference(
     for module in model.modules():
         if isinstance(module, Conv2d | FullyConnected):
             _fold_norm(module)
-    model = speed_up_heads(model, PixelMajorFullyConnected.of)
     model = convert_group_norms(model, MatrixGroupNorm, kept=timm_layers)
     fuse_residual_blocks(model)
     model = speed_up_convolutions(model)
     activate_in_place(model)
     _replace_parameters(model, dtype, timm_layers)
+    # In their precision by now: the other order takes a copy of the largest weights.
+    model = speed_up_heads(model, PixelMajorFullyConnected.of)
     if dtype != torch.float32:
         _convert_at_boundaries(model, dtype, timm_layers)
     if compile:

@@ -46,5 +46,6 @@ def find_much(model: nn.Module) -> nn.Module:
     """Give a model's last layers weights that make it find something of every class, in place."""
     for name in ("cls_score", "bbox_pred"):
         nn.init.normal_(model.roi_heads.box_predictor.get_submodule(name).weight, std=0.05)
-    nn.init.normal_(model.roi_heads.mask_head.predictor.weight, std=0.1)
+    if model.roi_heads.mask_on:
+        nn.init.normal_(model.roi_heads.mask_head.predictor.weight, std=0.1)
     return model

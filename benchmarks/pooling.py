@@ -11,6 +11,7 @@ from torch import Tensor
 from torchvision.ops import roi_align
 
 from panet.modeling import AllLevelPooler
+from panet.modeling.pooler import FastAllLevelPooler
 
 _STRIDES = (4, 8, 16, 32)
 _CHANNELS, _BINS, _SAMPLES = 256, 7, 2
@@ -26,7 +27,7 @@ def pooling_speedup(device: torch.device, rounds: int) -> dict[str, float]:
         for s in _STRIDES
     ]
     scales = [1 / stride for stride in _STRIDES]
-    pooler = AllLevelPooler(_BINS, scales, _SAMPLES)
+    pooler = FastAllLevelPooler.of(AllLevelPooler(_BINS, scales, _SAMPLES))
 
     def ours(x: list[Tensor]) -> list[Tensor]:
         return list(pooler(x, [Boxes(boxes)]))

@@ -13,7 +13,10 @@ and tries again what failed. It needs neither the network nor a dataset.
 """
 
 import argparse
+import contextlib
 import json
+import os
+import signal
 import subprocess
 import sys
 import time
@@ -100,20 +103,20 @@ def main() -> None:
         return
     Results(results_file, describe(extent))  # that it is of this machine
     deadline = time.monotonic() + args.limit
+    failures = []
     for part in args.parts:
         command = [sys.executable, __file__, "--run-part", part, "--output", str(args.output)]
         try:
             # One that spoils the GPU's state does not spoil the next.
-            subprocess.run(
-                [*command, *["--dry-run"] * args.dry_run],
-                timeout=max(0.0, deadline - time.monotonic()),
-            )
+            status = run_until(deadline, [*command, *["--dry-run"] * args.dry_run])
         except subprocess.TimeoutExpired:
             print(f"{part} was stopped after {args.limit:.0f} seconds in all; start it again.")
             break
+        if status != 0:
+            failures.append(f"{part}: its process ended with status {status}")
     results = Results(results_file, describe(extent))
     print(report(results.content))
-    failures = [
+    failures += [
         f"{part}, {step}: {figures['error']}"
         for part, steps in results.content["parts"].items()
         for step, figures in steps.items()
@@ -121,6 +124,28 @@ def main() -> None:
     ]
     if failures:
         raise InputError("These steps failed:\n" + "\n".join(failures))
+
+
+def run_until(deadline: float, command: list[str]) -> int:
+    """Run a command, and end it with all processes that it has started at the deadline.
+
+    Args:
+        deadline: by ``time.monotonic()``.
+        command: a program and its arguments.
+
+    Returns:
+        Its exit status.
+
+    Raises:
+        subprocess.TimeoutExpired: if it was ended.
+    """
+    process = subprocess.Popen(command, start_new_session=True)
+    try:
+        return process.wait(max(0.0, deadline - time.monotonic()))
+    finally:
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(process.pid, signal.SIGKILL)
+        process.wait()
 
 
 def run_part(part: str, extent: Extent, results: Results) -> None:

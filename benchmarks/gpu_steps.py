@@ -103,10 +103,8 @@ def choices(extent: Extent) -> Iterator[Step]:
         row = Row(f"panet-2fc-{precision}, {choice}", TWO_FC, dtype, options=options)
         yield _latency(row, extent)
         yield _training(row, extent)
-    # What it pools in low precision, torchvision cannot pool again outside of autocast.
-    kept = ("MODEL.ADAPTIVE_POOLING.RECOMPUTE", False)
     name = f"panet-2fc-{precision}, written naively"
-    yield _training(Row(name, TWO_FC, dtype, naive=True, options=kept), extent)
+    yield _training(Row(name, TWO_FC, dtype, naive=True), extent)
 
 
 def compiled(extent: Extent) -> Iterator[Step]:

@@ -8,6 +8,9 @@ from detectron2.config import CfgNode, get_cfg
 from .utils.config_errors import explained_config_errors
 from .utils.errors import InputError
 
+SPLITS = ("TRAIN", "VAL", "TEST")
+"""Of ``DATASETS.OWN``."""
+
 
 def add_panet_config(cfg: CfgNode) -> None:
     """Add this project's keys to ``cfg``, in place.
@@ -49,8 +52,8 @@ def add_panet_config(cfg: CfgNode) -> None:
     # In training, pool again in the backward pass instead of keeping what was pooled.
     cfg.MODEL.ADAPTIVE_POOLING.RECOMPUTE = False
     # Pool from all levels at once, on CUDA by a kernel in Triton if that is installed, and compute
-    # their first fc layers as one batched product. Meant for GPUs, for fewer kernels are launched;
-    # none has shown yet that it is right and pays. On a CPU it takes more time and memory.
+    # their first fc layers as one batched product. It launches fewer kernels, but no GPU has shown
+    # yet that it is correct and faster. On a CPU it takes more time and memory.
     cfg.MODEL.ADAPTIVE_POOLING.BATCHED = False
 
     # Fully-connected fusion in the mask head.
@@ -123,7 +126,7 @@ def add_panet_config(cfg: CfgNode) -> None:
     # DATASETS.TRAIN and DATASETS.TEST by these, and the numbers of classes and INPUT.MASK_FORMAT by
     # what the files have.
     cfg.DATASETS.OWN = CfgNode()
-    for split in ("TRAIN", "VAL", "TEST"):
+    for split in SPLITS:
         cfg.DATASETS.OWN[split] = CfgNode()
         # The name to register it under.
         cfg.DATASETS.OWN[split].NAME = f"own_{split.lower()}"

@@ -83,6 +83,7 @@ _OF_ONE_DTYPE = (
 
 
 def _refuse(func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+    """Raise what PyTorch raises on CUDA, for dtypes that mix and for kernels that it lacks."""
     of_one_dtype = func.overloadpacket in _OF_ONE_DTYPE
     if not of_one_dtype and func.namespace not in ("mkldnn", "torchvision"):
         return

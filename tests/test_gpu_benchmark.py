@@ -3,6 +3,7 @@
 import json
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -113,3 +114,14 @@ def test_without_a_gpu_it_says_so(
     with pytest.raises(SystemExit):
         gpu.main()
     assert "There is no GPU" in capsys.readouterr().err
+
+
+def test_a_part_ends_at_the_deadline_with_what_it_has_started(tmp_path: Path) -> None:
+    file = tmp_path / "pid"
+    command = ["sh", "-c", f"sleep 60 & echo $! > {file}; wait"]
+    with pytest.raises(subprocess.TimeoutExpired):
+        gpu.run_until(time.monotonic() + 1, command)
+    process = Path("/proc", file.read_text().strip(), "status")
+    while process.exists() and "zombie" not in process.read_text():
+        time.sleep(0.01)  # that it was killed takes effect in a moment
+    assert gpu.run_until(time.monotonic() + 10, ["sh", "-c", "exit 3"]) == 3

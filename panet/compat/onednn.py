@@ -5,10 +5,10 @@ functions neither call them nor compute in place of a summand. A function here c
 one does the same.
 """
 
-from collections.abc import Sequence
+from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 
 def linear(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
@@ -26,57 +26,38 @@ def linear(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
     return product
 
 
-def relu_of_conv2d(
-    x: Tensor,
-    weight: Tensor,
-    bias: Tensor | None,
-    stride: Sequence[int],
-    padding: Sequence[int],
-    dilation: Sequence[int],
-    groups: int,
-) -> Tensor:
+def relu_of_conv2d(conv: nn.Conv2d, x: Tensor) -> Tensor:
     """The ReLU of a convolution.
 
     Args:
+        conv: with zeros for its padding.
         x: (N, C, H, W), channels-last, without gradient.
-        weight, bias, stride, padding, dilation, groups: see :func:`torch.nn.functional.conv2d`.
 
     Returns:
         (N, O, H', W').
     """
-    output: Tensor = torch.ops.mkldnn._convolution_pointwise(
-        x, weight, bias, padding, stride, dilation, groups, "relu", [], ""
-    )
+    output: Tensor = torch.ops.mkldnn._convolution_pointwise(x, *_arguments(conv), "relu", [], "")
     return output
 
 
-def add_conv2d_(
-    total: Tensor,
-    x: Tensor,
-    weight: Tensor,
-    bias: Tensor | None,
-    stride: Sequence[int],
-    padding: Sequence[int],
-    dilation: Sequence[int],
-    groups: int,
-    *,
-    relu: bool = False,
-) -> Tensor:
+def add_conv2d_(total: Tensor, conv: nn.Conv2d, x: Tensor, *, relu: bool = False) -> Tensor:
     """Add a convolution to ``total``, in its memory.
 
     Args:
         total: (N, O, H', W'), channels-last, in the precision of ``x``.
+        conv: with zeros for its padding.
         x: (N, C, H, W), channels-last, without gradient.
-        weight, bias, stride, padding, dilation, groups: see :func:`torch.nn.functional.conv2d`.
         relu: whether to take the ReLU of the sum.
 
     Returns:
         ``total``.
     """
+    activation = "relu" if relu else None
     output: Tensor = torch.ops.mkldnn._convolution_pointwise_.binary(
-        total,
-        x,
-        *(weight, bias, padding, stride, dilation, groups),
-        *("add", 1.0, "relu" if relu else None, [], ""),
+        total, x, *_arguments(conv), "add", 1.0, activation, [], ""
     )
     return output
+
+
+def _arguments(conv: nn.Conv2d) -> tuple[Any, ...]:
+    return conv.weight, conv.bias, conv.padding, conv.stride, conv.dilation, conv.groups

@@ -11,6 +11,7 @@ from detectron2.data import DatasetCatalog, MetadataCatalog
 from detectron2.data.datasets import load_coco_json
 from detectron2.utils import comm
 
+from panet.config import SPLITS
 from panet.utils.choices import closest
 from panet.utils.errors import InputError
 
@@ -33,8 +34,6 @@ from .coco_file import (
 )
 
 logger = logging.getLogger(__name__)
-
-SPLITS = ("TRAIN", "VAL", "TEST")
 
 
 class CustomDataset(NamedTuple):
@@ -61,7 +60,7 @@ _registered: dict[str, CustomDataset] = {}
 
 
 def custom_datasets(cfg: CfgNode) -> list[CustomDataset]:
-    """What ``DATASETS.OWN`` names, in the order of :data:`SPLITS`.
+    """What ``DATASETS.OWN`` names, in the order of :data:`panet.config.SPLITS`.
 
     Raises:
         InputError: if a JSON file is given without a folder of images, or the reverse.

@@ -70,7 +70,7 @@ class StopOnSignal(HookBase):
             self.trainer.checkpointer.save(f"model_{iteration:07d}", iteration=iteration)
         if comm.is_main_process():
             logger.warning(
-                "Stopped after iteration %d, which is saved; --resume resumes from there.",
+                "Stopped after iteration %d, which is saved; continue with --resume.",
                 iteration,
             )
         if number == signal.SIGINT:

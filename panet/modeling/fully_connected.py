@@ -34,6 +34,7 @@ class FullyConnected(nn.Linear):
             (R, out_features).
         """
         output = F.linear(x.flatten(1), self.weight, self.bias)
+        # TorchScript cannot hand the norm on to normalize_rows.
         if self.norm is not None:
             output = self.norm(output[:, :, None, None]).flatten(1)
         return output

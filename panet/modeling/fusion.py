@@ -130,6 +130,7 @@ class FusedFirstLayer(nn.Module):
         """
         if not torch.jit.is_scripting():
             return self._forward(x)
+        # TorchScript knows neither generators nor autograd functions.
         assert isinstance(x, Tensor)
         if self.fusion_position == "before":
             x = self._fuse(x)[None]

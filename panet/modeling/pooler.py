@@ -251,10 +251,11 @@ class AllLevelPooler(nn.Module):
         levels = PooledLevels(x, rois, self.grids, self._pool_level)
         if not self.batched:
             return levels
-        triton_roi_align = _load_triton_roi_align()
-        if triton_roi_align is not None and x[0].is_cuda and x[0].dtype != torch.float64:
-            return triton_roi_align(x, rois, self.grids)
-        return levels.stack()
+        is_for_triton = x[0].is_cuda and x[0].dtype != torch.float64
+        triton_roi_align = _load_triton_roi_align() if is_for_triton else None
+        if triton_roi_align is None:
+            return levels.stack()
+        return triton_roi_align(x, rois, self.grids)
 
 
 class FastAllLevelPooler(AllLevelPooler):

@@ -1,6 +1,5 @@
 """What timm knows about its models, and what it does not: at which sizes they work, and how."""
 
-import difflib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -10,6 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from panet.utils.choices import closest
 from panet.utils.errors import DownloadError, InputError
 
 # Ways to ask for images of any size. Each is tried, as families of models know one or none.
@@ -53,7 +53,7 @@ def pretrained_config(name: str, overlay: Mapping[str, Any] | None = None) -> An
     architecture, _, tag = name.partition(".")
     if name not in names and not (timm.is_model(architecture) and not tag):
         same = timm.list_pretrained(f"{architecture}.*") if timm.is_model(architecture) else []
-        close = same or difflib.get_close_matches(name, timm.list_models(), n=3, cutoff=0.0)
+        close = same or closest(name, timm.list_models())
         raise InputError(
             f"MODEL.TIMM.NAME is {name!r}, which timm {timm.__version__} does not have; the "
             f"closest are {', '.join(close)}."

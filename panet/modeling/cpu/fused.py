@@ -49,7 +49,7 @@ def convolve_onto(conv: Conv2d, x: Tensor, total: Tensor) -> Tensor:
         (N, O, H', W').
     """
     if can_fuse(conv, x) and total.dtype == x.dtype:
-        return onednn.add_conv2d_(total, x, *_arguments(conv))
+        return onednn.add_conv2d_(total, conv, x)
     return conv(x).add_(total)
 
 
@@ -84,7 +84,7 @@ class FusedResidualBlock(CNNBlockBase):
         shortcut = x if self.shortcut is None else self.shortcut(x)
         in_place = self.shortcut is not None or self._may_overwrite_input
         if in_place and can_fuse(last, output) and shortcut.dtype == output.dtype:
-            return onednn.add_conv2d_(shortcut, output, *_arguments(last), relu=True)
+            return onednn.add_conv2d_(shortcut, last, output, relu=True)
         return F.relu_(last(output).add_(shortcut))
 
 
@@ -106,8 +106,4 @@ def _has_no_norms(block: nn.Module) -> bool:
 def _relu_of(conv: Conv2d, x: Tensor) -> Tensor:
     if not can_fuse(conv, x) or is_improved(x, conv):
         return F.relu_(conv(x))
-    return onednn.relu_of_conv2d(x, *_arguments(conv))
-
-
-def _arguments(conv: Conv2d) -> tuple[Any, ...]:
-    return conv.weight, conv.bias, conv.stride, conv.padding, conv.dilation, conv.groups
+    return onednn.relu_of_conv2d(conv, x)

@@ -15,7 +15,7 @@ from panet.engine import LazyTrainer, PANetTrainer, ResumableTrainer
 from panet.lazy_config import load_lazy_config
 from panet.prepare import prepare
 from panet.utils.device import check_gpus, keep_freed_memory, limit_cpu_threads
-from panet.utils.errors import add_debug_argument, exit_on_input_error
+from panet.utils.errors import add_debug_argument, exit_on_user_error
 
 
 def setup(args: argparse.Namespace) -> tuple[type[ResumableTrainer], Any]:
@@ -35,7 +35,7 @@ def setup(args: argparse.Namespace) -> tuple[type[ResumableTrainer], Any]:
     return trainer_class, cfg
 
 
-@exit_on_input_error()
+@exit_on_user_error()
 def main(args: argparse.Namespace) -> Any:
     trainer_class, cfg = setup(args)
     trainer_class.check_data(cfg, ("TEST",) if args.eval_only else ("TRAIN", "TEST"))
@@ -53,7 +53,7 @@ if __name__ == "__main__":
     parser = default_argument_parser()
     add_debug_argument(parser)
     arguments = parser.parse_args()
-    with exit_on_input_error():
+    with exit_on_user_error():
         check_gpus(arguments.num_gpus)
         launch(
             main,

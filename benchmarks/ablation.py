@@ -25,7 +25,7 @@ from tqdm import tqdm
 from panet.model_zoo import find_config_file
 from panet.utils.cpu import has_fast_bfloat16
 from panet.utils.device import keep_freed_memory
-from panet.utils.errors import InputError, add_debug_argument, exit_on_input_error
+from panet.utils.errors import UserError, add_debug_argument, exit_on_user_error
 
 KEYS_OF_ARGUMENTS = {
     "MODEL.DEVICE": "--device",
@@ -88,26 +88,26 @@ def check_keys(keys: Sequence[str]) -> None:
     """Check that keys of the command line have an effect.
 
     Raises:
-        InputError: if a row or an argument decides one of them.
+        UserError: if a row or an argument decides one of them.
     """
     of_rows = {key for row in ROWS.values() for key in row.changes}
     for key in keys:
         if key in of_rows:
-            raise InputError(f"{key} is among what the rows differ in; choose rows with --rows.")
+            raise UserError(f"{key} is among what the rows differ in; choose rows with --rows.")
         if key in KEYS_OF_ARGUMENTS:
-            raise InputError(f"{key} is set by {KEYS_OF_ARGUMENTS[key]}; leave it out.")
+            raise UserError(f"{key} is set by {KEYS_OF_ARGUMENTS[key]}; leave it out.")
 
 
 def read_experiment(args: argparse.Namespace) -> Experiment:
     """What the command line asks for.
 
     Raises:
-        InputError: if there is no such configuration, it cannot be compared, a key that is given
+        UserError: if there is no such configuration, it cannot be compared, a key that is given
             has no effect, or the CPU cannot compute in ``--dtype``.
     """
     on_cpu = torch.device(args.device).type == "cpu"
     if args.dtype == "bfloat16" and on_cpu and not has_fast_bfloat16():
-        raise InputError("--dtype is bfloat16, for which this CPU has no instructions.")
+        raise UserError("--dtype is bfloat16, for which this CPU has no instructions.")
     check_keys(args.opts[::2])
     overrides = ["TEST.NUM_PICTURES", "0", *args.opts, "MODEL.DEVICE", args.device]
     overrides += ["SOLVER.AMP.ENABLED", str(args.dtype == "bfloat16")]
@@ -118,14 +118,14 @@ def read_experiment(args: argparse.Namespace) -> Experiment:
     experiment = Experiment(config_file, tuple(overrides), args.output_dir, args.keep_weights)
     cfg = experiment.load_config(next(iter(ROWS.values())), seed=0)
     if len(cfg.DATASETS.TEST) != 1 or not cfg.MODEL.MASK_ON:
-        raise InputError(
+        raise UserError(
             f"{config_file} cannot be compared by box and mask AP; it needs MODEL.MASK_ON True and "
             "one dataset in DATASETS.TEST."
         )
     return experiment
 
 
-@exit_on_input_error()
+@exit_on_user_error()
 def main() -> None:
     """Train what is not there yet, and write what there is."""
     args = parse_arguments()

@@ -28,7 +28,7 @@ from panet.engine import PANetTrainer
 from panet.prepare import prepare
 from panet.reporting.run import read_metrics
 from panet.utils.atomic import open_atomically
-from panet.utils.errors import InputError
+from panet.utils.errors import UserError
 from panet.version import __version__ as panet_version
 
 Result = dict[str, Any]
@@ -75,7 +75,7 @@ class Experiment:
         """Check that all trainings in the folder are of this experiment.
 
         Raises:
-            InputError: if one has another configuration, and so cannot be compared.
+            UserError: if one has another configuration, and so cannot be compared.
         """
         for row, seed in self.started():
             file = self.run_folder(row, seed) / "config.yaml"
@@ -84,7 +84,7 @@ class Experiment:
             keys = sorted(key for key in ours | theirs if ours.get(key) != theirs.get(key))
             keys = [key for key in keys if key != "OUTPUT_DIR"]  # it may have been moved
             if keys:
-                raise InputError(
+                raise UserError(
                     f"{file.parent} is of a training with another configuration ("
                     f"{', '.join(keys[:5])}), which these cannot be compared with; give another "
                     "--output-dir."
@@ -101,7 +101,7 @@ class Experiment:
         What is finished, or what another process is at, is left alone.
 
         Raises:
-            InputError, KeyboardInterrupt, SystemExit: see :meth:`PANetTrainer.train`.
+            UserError, KeyboardInterrupt, SystemExit: see :meth:`PANetTrainer.train`.
         """
         folder = self.run_folder(row, seed)
         folder.mkdir(parents=True, exist_ok=True)

@@ -31,7 +31,7 @@ from measure import machine
 from tabulate import tabulate
 
 from panet.utils.atomic import open_atomically
-from panet.utils.errors import InputError, exit_on_input_error
+from panet.utils.errors import UserError, exit_on_user_error
 
 GOALS = {
     "panet-2fc": {"latency": 1.0, "throughput": 1.1, "training": 1.1, "memory": 1.15},
@@ -50,14 +50,14 @@ class Results:
             description: of the machine and the versions.
 
         Raises:
-            InputError: if the file is of another machine, or of other versions.
+            UserError: if the file is of another machine, or of other versions.
         """
         self.file = file
         self.content: dict[str, Any] = {"machine": description, "parts": {}}
         if file.exists():
             self.content = json.loads(file.read_text())
             if self.content["machine"] != description:
-                raise InputError(
+                raise UserError(
                     f"{file} is of another machine or of other versions: "
                     f"{self.content['machine']}; give another folder with --output."
                 )
@@ -90,12 +90,12 @@ def parse_arguments() -> argparse.Namespace:
     return parser.parse_args()
 
 
-@exit_on_input_error()
+@exit_on_user_error()
 def main() -> None:
     """Run the parts, each in a process of its own, and report."""
     args = parse_arguments()
     if not args.dry_run and not torch.cuda.is_available():
-        raise InputError("There is no GPU; --dry-run shows on a CPU that everything runs.")
+        raise UserError("There is no GPU; --dry-run shows on a CPU that everything runs.")
     extent = Extent(args.dry_run)
     results_file = args.output / ("dry_run.json" if args.dry_run else "gpu.json")
     if args.run_part:
@@ -123,7 +123,7 @@ def main() -> None:
         if "error" in figures
     ]
     if failures:
-        raise InputError("These steps failed:\n" + "\n".join(failures))
+        raise UserError("These steps failed:\n" + "\n".join(failures))
 
 
 def run_until(deadline: float, command: list[str]) -> int:

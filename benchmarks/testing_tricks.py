@@ -24,7 +24,7 @@ from panet.engine import PANetTrainer
 from panet.prepare import prepare
 from panet.utils.choices import check_choice
 from panet.utils.device import keep_freed_memory
-from panet.utils.errors import add_debug_argument, exit_on_input_error
+from panet.utils.errors import add_debug_argument, exit_on_user_error
 
 OFF = {
     "TEST.AUG.ENABLED": False,
@@ -113,7 +113,7 @@ def parse_arguments() -> argparse.Namespace:
     return parser.parse_args()
 
 
-@exit_on_input_error()
+@exit_on_user_error()
 def main() -> None:
     """Evaluate every row and print the table."""
     args = parse_arguments()

@@ -54,8 +54,8 @@ from panet.model_zoo import find_config_file
 from panet.prediction import Predictor
 from panet.prediction.folder import ResultsFolder
 from panet.prediction.inputs import find_files, name_sources
-from panet.prediction.merging import merge
-from panet.prediction.running import predict_share, unfinished_sources
+from panet.prediction.results_file import merge
+from panet.prediction.worker import predict_share, unfinished_sources
 from panet.prepare import prepare
 from panet.utils.device import keep_freed_memory
 

@@ -6,7 +6,7 @@ from pathlib import Path
 from detectron2.config import CfgNode, get_cfg
 
 from .utils.config_errors import explained_config_errors
-from .utils.errors import InputError
+from .utils.errors import UserError
 
 SPLITS = ("TRAIN", "VAL", "TEST")
 """Of ``DATASETS.OWN``."""
@@ -157,12 +157,12 @@ def load_config(config_file: str = "", overrides: Sequence[str] = ()) -> CfgNode
         overrides: keys and values in turn, as on the command line.
 
     Raises:
-        InputError: if the file is not there or is not YAML, or a key or its value is wrong.
+        UserError: if the file is not there or is not YAML, or a key or its value is wrong.
     """
     if config_file and not Path(config_file).is_file():
-        raise InputError(f"There is no configuration file {config_file}.")
+        raise UserError(f"There is no configuration file {config_file}.")
     if config_file.endswith(".py"):
-        raise InputError(
+        raise UserError(
             f"{config_file} is a Python configuration, which only train_net.py takes; give one in "
             "YAML."
         )

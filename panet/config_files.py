@@ -3,7 +3,7 @@
 from pathlib import Path
 
 from .utils.choices import closest
-from .utils.errors import InputError
+from .utils.errors import UserError
 
 _CONFIG_ROOT = Path(__file__).parent / "configs"
 
@@ -26,12 +26,12 @@ def get_config_file(config_path: str) -> str:
         config_path: a name from :func:`list_configs`.
 
     Raises:
-        InputError: if there is none of that name, with the closest ones.
+        UserError: if there is none of that name, with the closest ones.
     """
     names = list_configs()
     if config_path not in names:
         close = ", ".join(closest(config_path, names))
-        raise InputError(f"{config_path!r} is not in PANet's model zoo; the closest are {close}.")
+        raise UserError(f"{config_path!r} is not in PANet's model zoo; the closest are {close}.")
     return str(_CONFIG_ROOT / config_path)
 
 
@@ -42,11 +42,11 @@ def find_config_file(name_or_path: str) -> str:
         name_or_path: a name from :func:`list_configs`, or the path of a file.
 
     Raises:
-        InputError: if it is neither, with the closest names.
+        UserError: if it is neither, with the closest names.
     """
     if name_or_path not in list_configs() and Path(name_or_path).is_file():
         return name_or_path
     try:
         return get_config_file(name_or_path)
-    except InputError as error:
-        raise InputError(f"There is no configuration file {name_or_path}: {error}") from None
+    except UserError as error:
+        raise UserError(f"There is no configuration file {name_or_path}: {error}") from None

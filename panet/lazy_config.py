@@ -13,7 +13,7 @@ from omegaconf.errors import OmegaConfBaseException
 
 from .utils.choices import closest
 from .utils.device import available_device
-from .utils.errors import InputError
+from .utils.errors import UserError
 
 _ABSENT = object()
 
@@ -27,14 +27,14 @@ def load_lazy_config(config_file: str, overrides: Sequence[str] = ()) -> DictCon
             does not have.
 
     Raises:
-        InputError: if the file is not there, it has no section ``train``, or an override is wrong.
+        UserError: if the file is not there, it has no section ``train``, or an override is wrong.
             Errors within the file are raised as they are.
     """
     if not Path(config_file).is_file():
-        raise InputError(f"There is no configuration file {config_file}.")
+        raise UserError(f"There is no configuration file {config_file}.")
     cfg = LazyConfig.load(config_file)
     if not isinstance(cfg.get("train"), DictConfig):
-        raise InputError(
+        raise UserError(
             f"{config_file} has no section 'train'; import it as the files of configs/lazy do."
         )
     _add_train_keys(cfg.train)
@@ -90,13 +90,13 @@ def _apply(cfg: DictConfig, text: str) -> None:
     override = _parse(text)
     key = override.key_or_group
     if override.is_delete():
-        raise InputError(f"{text} asks to delete a key; give it the value null instead.")
+        raise UserError(f"{text} asks to delete a key; give it the value null instead.")
     try:
         old = OmegaConf.select(cfg, key, default=_ABSENT, throw_on_resolution_failure=False)
         if not override.is_add():
             if old is _ABSENT:
                 close = closest(key, _keys(cfg), count=1)
-                raise InputError(
+                raise UserError(
                     f"There is no configuration key {key}; the closest is {close[0]}. To add a "
                     f"key, write +{key}=..."
                 )
@@ -104,14 +104,14 @@ def _apply(cfg: DictConfig, text: str) -> None:
         LazyConfig.apply_overrides(cfg, [text])
     except (OmegaConfBaseException, KeyError) as error:
         reason = " ".join(str(error).split())
-        raise InputError(f"The override {text} cannot be applied: {reason}") from error
+        raise UserError(f"The override {text} cannot be applied: {reason}") from error
 
 
 def _parse(text: str) -> Override:
     try:
         return OverridesParser.create().parse_override(text)
     except HydraException as error:
-        raise InputError(
+        raise UserError(
             f"{text!r} is no override of a Python configuration, which takes key=value, e.g. "
             "train.max_iter=1000."
         ) from error
@@ -120,14 +120,14 @@ def _parse(text: str) -> Override:
 def _check_type(key: str, old: Any, new: Any) -> None:
     """Refuse a value of another type than is there; a list may take the place of a single one."""
     if isinstance(old, DictConfig) and not isinstance(new, Mapping | None):
-        raise InputError(f"{key} is {new}; it must be a section or null.")
+        raise UserError(f"{key} is {new}; it must be a section or null.")
     expected = {type(value) for value in _scalars(old)}
     if float in expected:
         expected.add(int)
     for value in _scalars(new):
         if expected and type(value) not in expected:
             names = " or ".join(sorted(kind.__name__ for kind in expected))
-            raise InputError(
+            raise UserError(
                 f"{key} is {value}, of type {type(value).__name__}; it must be of type {names}, "
                 f"like {old}."
             )

@@ -23,7 +23,7 @@ def prepare(cfg: CfgNode) -> CfgNode:
         The same.
 
     Raises:
-        InputError: if the data or the timm model is not there or does not fit.
+        UserError: if the data or the timm model is not there or does not fit.
     """
     use_custom_data(cfg)
     use_timm_normalization(cfg)

@@ -32,7 +32,7 @@ from panet.evaluation.level_shares import LevelShares, count_level_shares
 from panet.evaluation.tta.views import batches_of_like_size, build_view_mapper, make_views
 from panet.prepare import prepare
 from panet.utils.device import keep_freed_memory
-from panet.utils.errors import InputError, add_debug_argument, exit_on_input_error
+from panet.utils.errors import UserError, add_debug_argument, exit_on_user_error
 
 BOXES = {"box": "proposals", "mask": "detections"}
 
@@ -59,11 +59,11 @@ def parse_arguments() -> argparse.Namespace:
     return parser.parse_args()
 
 
-@exit_on_input_error()
+@exit_on_user_error()
 def main() -> None:
     args = parse_arguments()
     if args.max_images is not None and args.max_images < 1:
-        raise InputError(f"--max-images is {args.max_images}; it must be at least 1.")
+        raise UserError(f"--max-images is {args.max_images}; it must be at least 1.")
     cfg = prepare(load_config(model_zoo.find_config_file(args.config_file), args.opts))
     cfg.freeze()
     if cfg.MODEL.DEVICE == "cpu":
@@ -72,7 +72,7 @@ def main() -> None:
     model = load_model(cfg)
     datasets = [args.dataset] if args.dataset else cfg.DATASETS.TEST
     if not datasets:
-        raise InputError("DATASETS.TEST is empty; name a dataset with --dataset.")
+        raise UserError("DATASETS.TEST is empty; name a dataset with --dataset.")
     loaders = [PANetTrainer.build_test_loader(cfg, dataset) for dataset in datasets]
     number = sum(map(len, loaders))
     if args.max_images is not None:
@@ -81,7 +81,7 @@ def main() -> None:
     with tqdm(images, total=number, desc="images") as progress:
         result = count_level_shares(model, view_batches(cfg, progress), args.head)
     if result.boxes.sum() == 0:
-        raise InputError(
+        raise UserError(
             f"The {args.head} head got no {BOXES[args.head]} in {number} images; give more images "
             "or trained weights (MODEL.WEIGHTS)."
         )

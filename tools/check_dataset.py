@@ -29,16 +29,16 @@ from tqdm import tqdm
 
 from panet.config import load_config
 from panet.config_files import find_config_file
-from panet.data.checking import (
+from panet.data.coco_file import category_names, read_coco_json
+from panet.data.custom import custom_datasets
+from panet.data.image_checks import CheckedImage, check_images, duplicated_content
+from panet.data.json_checks import (
     DatasetError,
     Defect,
     check_categories,
     check_json,
     check_overlap_by_name,
 )
-from panet.data.coco_file import category_names, read_coco_json
-from panet.data.custom import custom_datasets
-from panet.data.image_checking import CheckedImage, check_images, duplicated_content
 from panet.data.summary import (
     QUANTILES,
     Sizes,
@@ -48,7 +48,7 @@ from panet.data.summary import (
     summarize_dataset,
 )
 from panet.prepare import prepare
-from panet.utils.errors import InputError, add_debug_argument, exit_on_input_error
+from panet.utils.errors import UserError, add_debug_argument, exit_on_user_error
 
 SHOWN = 20
 
@@ -101,12 +101,12 @@ def parse_arguments() -> argparse.Namespace:
     return parser.parse_args()
 
 
-@exit_on_input_error()
+@exit_on_user_error()
 def main() -> int:
     args = parse_arguments()
     for option, least in (("samples", 0), ("processes", 1)):
         if getattr(args, option) < least:
-            raise InputError(f"--{option} is {getattr(args, option)}; it must be at least {least}.")
+            raise UserError(f"--{option} is {getattr(args, option)}; it must be at least {least}.")
     args.output_dir.mkdir(parents=True, exist_ok=True)
     try:
         sources = find_sources(args)
@@ -125,18 +125,18 @@ def find_sources(args: argparse.Namespace) -> list[Source]:
     """The datasets that the arguments name, the one for training first."""
     if args.config_file or args.opts:
         if args.json or args.images or args.against:
-            raise InputError("Give either a configuration or --json and --images, not both.")
+            raise UserError("Give either a configuration or --json and --images, not both.")
         return configured(args.config_file, args.opts)
     if not args.json or not args.images:
-        raise InputError("Give --json and --images, or --config-file.")
+        raise UserError("Give --json and --images, or --config-file.")
     sources = [Source("data", args.json, args.images)]
     if args.against:
         sources.append(Source("against", *args.against))
     for source in sources:
         if not source.json_file.is_file():
-            raise InputError(f"There is no file {source.json_file}.")
+            raise UserError(f"There is no file {source.json_file}.")
         if not source.image_root.is_dir():
-            raise InputError(f"There is no folder {source.image_root}.")
+            raise UserError(f"There is no folder {source.image_root}.")
     return sources
 
 
@@ -156,10 +156,10 @@ def configured(config_file: str | None, opts: Sequence[str]) -> list[Source]:
             if metadata.get("evaluator_type") == "coco" and all(files):
                 sources.append(Source(name, *map(Path, files), cfg.MODEL.MASK_ON))
     if not sources:
-        raise InputError("The configuration has no data in COCO's format; give DATASETS.OWN.")
+        raise UserError("The configuration has no data in COCO's format; give DATASETS.OWN.")
     for source in sources:
         if not source.json_file.is_file():
-            raise InputError(f"Dataset {source.name!r} has no file {source.json_file}.")
+            raise UserError(f"Dataset {source.name!r} has no file {source.json_file}.")
     return sources
 
 
@@ -167,7 +167,7 @@ def check(source: Source, processes: int) -> Checked:
     file = str(source.json_file)
     try:
         content = read_coco_json(source.json_file)
-    except InputError as error:
+    except UserError as error:
         return Checked(source, {}, [Defect("error", file, "", str(error))], [])
     with_masks = source.with_masks
     if with_masks is None:

@@ -11,10 +11,10 @@ the result fills the model exactly.
 import argparse
 from pathlib import Path
 
-from panet.checkpoint.convert.conversion import convert_file
+from panet.checkpoint.convert.converter import convert_file
 from panet.checkpoint.convert.systems import SOURCES
 from panet.checkpoint.weights import FORMATS, save_weights
-from panet.utils.errors import InputError, add_debug_argument, exit_on_input_error
+from panet.utils.errors import UserError, add_debug_argument, exit_on_user_error
 
 
 def parse_arguments() -> argparse.Namespace:
@@ -39,7 +39,7 @@ def parse_arguments() -> argparse.Namespace:
 def main() -> None:
     args = parse_arguments()
     if args.output.suffix not in FORMATS:
-        raise InputError(f"{args.output} must end in one of {', '.join(FORMATS)}.")
+        raise UserError(f"{args.output} must end in one of {', '.join(FORMATS)}.")
     conversion = convert_file(args.input, SOURCES[args.source], args.config_file, args.opts)
     save_weights(args.output, conversion.state)
     for line in conversion.dropped:
@@ -50,5 +50,5 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    with exit_on_input_error():
+    with exit_on_user_error():
         main()

@@ -17,7 +17,7 @@ from pathlib import Path
 
 from tqdm import tqdm
 
-from panet.data.conversion import (
+from panet.data.annotation_formats import (
     Item,
     convert_item,
     find_by_stem,
@@ -26,7 +26,7 @@ from panet.data.conversion import (
     to_coco,
     yolo_classes,
 )
-from panet.utils.errors import InputError, add_debug_argument, exit_on_input_error
+from panet.utils.errors import UserError, add_debug_argument, exit_on_user_error
 
 
 def parse_arguments() -> argparse.Namespace:
@@ -45,15 +45,15 @@ def parse_arguments() -> argparse.Namespace:
     return parser.parse_args()
 
 
-@exit_on_input_error()
+@exit_on_user_error()
 def main() -> None:
     args = parse_arguments()
     for folder in (args.input, args.images):
         if folder is not None and not folder.is_dir():
-            raise InputError(f"There is no folder {folder}.")
+            raise UserError(f"There is no folder {folder}.")
     items, images = find_items(args.source, args.input, args.images)
     if not any(item.annotation for item in items):
-        raise InputError(f"There are no {args.source} annotations of images in {images}.")
+        raise UserError(f"There are no {args.source} annotations of images in {images}.")
     class_file, classes = None, []
     if args.source == "yolo":
         class_file = args.class_file or find_class_file(args.input)
@@ -85,7 +85,7 @@ def find_items(source: str, folder: Path, images: Path | None) -> tuple[list[Ite
     if images is None:
         images = folder.parent / "JPEGImages" if source == "voc" else beside_labels(folder)
         if not images.is_dir():
-            raise InputError(f"There is no folder {images}; give the images with --images.")
+            raise UserError(f"There is no folder {images}; give the images with --images.")
     return find_by_stem(folder, images, ".xml" if source == "voc" else ".txt"), images
 
 
@@ -93,7 +93,7 @@ def beside_labels(folder: Path) -> Path:
     """The folder of YOLO's images: where the last "labels" of a path is "images"."""
     parts = list(folder.parts)
     if "labels" not in parts:
-        raise InputError(f"{folder} has no part named labels; give the images with --images.")
+        raise UserError(f"{folder} has no part named labels; give the images with --images.")
     last = len(parts) - 1 - parts[::-1].index("labels")
     return Path(*parts[:last], "images", *parts[last + 1 :])
 

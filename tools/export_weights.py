@@ -10,9 +10,9 @@ executed.
 import argparse
 from pathlib import Path
 
-from panet.checkpoint.reading import load_checkpoint, split_checkpoint
+from panet.checkpoint.checkpoint_file import load_checkpoint, split_checkpoint
 from panet.checkpoint.weights import load_safetensors, save_weights
-from panet.utils.errors import add_debug_argument, exit_on_input_error
+from panet.utils.errors import add_debug_argument, exit_on_user_error
 
 
 def main() -> None:
@@ -31,5 +31,5 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    with exit_on_input_error():
+    with exit_on_user_error():
         main()

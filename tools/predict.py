@@ -33,12 +33,12 @@ from panet.prediction import Predictor, prediction_config
 from panet.prediction.annotated_video import write_annotated_videos
 from panet.prediction.folder import ResultsFolder
 from panet.prediction.inputs import Source, find_files, name_sources
-from panet.prediction.merging import merge
-from panet.prediction.running import count_images, predict_share, unfinished_sources
+from panet.prediction.results_file import merge
+from panet.prediction.run_file import locked, start
 from panet.prediction.settings import prediction_settings
-from panet.prediction.starting import locked, start
+from panet.prediction.worker import count_images, predict_share, unfinished_sources
 from panet.utils.device import check_gpus, keep_freed_memory, limit_cpu_threads
-from panet.utils.errors import InputError, add_debug_argument, exit_on_input_error
+from panet.utils.errors import UserError, add_debug_argument, exit_on_user_error
 
 
 def parse_arguments() -> argparse.Namespace:
@@ -83,7 +83,7 @@ def parse_arguments() -> argparse.Namespace:
 def main(args: argparse.Namespace) -> int:
     for flag, number in (("--batch-size", args.batch_size), ("--num-gpus", args.num_gpus)):
         if number < 1:
-            raise InputError(f"{flag} is {number}; it must be at least 1.")
+            raise UserError(f"{flag} is {number}; it must be at least 1.")
     check_gpus(args.num_gpus)
     cfg = prediction_config(args.config_file, args.weights, args.score_threshold, args.opts)
     settings = prediction_settings(cfg)
@@ -120,7 +120,7 @@ def predict(
             )
 
 
-@exit_on_input_error()
+@exit_on_user_error()
 def predict_in_process(
     cfg: CfgNode,
     folder: ResultsFolder,
@@ -200,7 +200,7 @@ def report_unreadable(folder: ResultsFolder, sources: list[Source]) -> int:
 
 if __name__ == "__main__":
     try:
-        with exit_on_input_error():
+        with exit_on_user_error():
             status = main(parse_arguments())
     except SystemExit as error:
         if error.code == 130:

@@ -29,7 +29,7 @@ from panet.data.nuclei import (
     to_coco,
     write_json,
 )
-from panet.utils.errors import InputError, add_debug_argument, exit_on_input_error
+from panet.utils.errors import UserError, add_debug_argument, exit_on_user_error
 
 
 def parse_arguments() -> argparse.Namespace:
@@ -55,7 +55,7 @@ def choose_splits(args: argparse.Namespace, sources: Sequence[Source]) -> dict[s
     """The split of each image, by its id; without those that are in none.
 
     Raises:
-        InputError: if a split has no images.
+        UserError: if a split has no images.
     """
     if args.split is None:
         split_of = {source.id: choose_split(source.id, args.val_share) for source in sources}
@@ -69,14 +69,14 @@ def choose_splits(args: argparse.Namespace, sources: Sequence[Source]) -> dict[s
             print(f"{args.split} lists {len(listed):,} images; {len(split_of):,} are there.")
     for split in SPLITS:
         if split not in split_of.values():
-            raise InputError(
+            raise UserError(
                 f"With {cause}, none of the {len(sources)} images is in the split {split}; give "
                 f"{remedy}."
             )
     return split_of
 
 
-@exit_on_input_error()
+@exit_on_user_error()
 def main() -> None:
     args = parse_arguments()
     sources = find_sources(args.source)

@@ -10,7 +10,7 @@ import argparse
 from pathlib import Path
 
 from panet.reporting import read_run, write_report
-from panet.utils.errors import exit_on_input_error
+from panet.utils.errors import exit_on_user_error
 
 
 def parse_arguments() -> argparse.Namespace:
@@ -42,7 +42,7 @@ def parse_arguments() -> argparse.Namespace:
     return parser.parse_intermixed_args()
 
 
-@exit_on_input_error()
+@exit_on_user_error()
 def main() -> None:
     args = parse_arguments()
     run = read_run(args.run_dir, args.opts)

@@ -31,7 +31,7 @@ from panet.modeling.independent_rpn import proposal_network_config
 from panet.prepare import prepare
 from panet.utils.atomic import open_atomically
 from panet.utils.device import check_gpus, keep_freed_memory, limit_cpu_threads
-from panet.utils.errors import add_debug_argument, exit_on_input_error
+from panet.utils.errors import add_debug_argument, exit_on_user_error
 
 # An image's id, its boxes (N, 4) and their logits (N,).
 Proposals = tuple[int | str, npt.NDArray[np.float32], npt.NDArray[np.float32]]
@@ -60,7 +60,7 @@ def parse_arguments() -> argparse.Namespace:
     return parser.parse_args()
 
 
-@exit_on_input_error()
+@exit_on_user_error()
 def main(args: argparse.Namespace) -> None:
     setup_logger(distributed_rank=comm.get_rank(), name="fvcore")
     config_file = model_zoo.find_config_file(args.config_file)
@@ -111,6 +111,6 @@ def write(proposals: list[Proposals], file: Path) -> None:
 
 if __name__ == "__main__":
     arguments = parse_arguments()
-    with exit_on_input_error():
+    with exit_on_user_error():
         check_gpus(arguments.num_gpus)
         launch(main, arguments.num_gpus, dist_url=arguments.dist_url, args=(arguments,))

@@ -6,7 +6,7 @@ from .checkpointer import (
     build_checkpointer,
     build_lazy_checkpointer,
 )
-from .independent_rpn import load_independent_rpn
+from .rpn_weights import load_independent_rpn
 
 __all__ = [
     "CompleteCheckpointer",

@@ -15,13 +15,13 @@ from torch import nn
 from panet.compat.detectron2_checkpoint import ReusableCheckpointer
 from panet.lazy_config import dataset_names
 from panet.utils.atomic import AtomicPathManager
-from panet.utils.errors import DownloadError, InputError
+from panet.utils.errors import DownloadError, UserError
 from panet.utils.safe_pickle import load_pickle
 
+from .checkpoint_file import load_checkpoint, split_checkpoint
 from .class_transfer import match_classes, transfer_classes
 from .convert.source import rename_tensor
 from .convert.systems import SOURCES
-from .reading import load_checkpoint, split_checkpoint
 from .timm_weights import rename_timm_weights
 from .torchvision_resnet import is_torchvision_resnet, resnet_modules
 from .weights import load_safetensors
@@ -77,14 +77,14 @@ class PANetCheckpointer(ReusableCheckpointer):
 
         Raises:
             DownloadError: if it should be downloaded and cannot.
-            InputError: if there is no such file, it cannot be read, or its classes do not fit.
+            UserError: if there is no such file, it cannot be read, or its classes do not fit.
         """
         file = urlparse(path)._replace(query="").geturl()
         remote = "://" in file
         if file and comm.is_main_process() and not remote and not Path(file).is_file():
             if self._resuming:
-                raise InputError(f"There is no checkpoint {file}.")
-            raise InputError(
+                raise UserError(f"There is no checkpoint {file}.")
+            raise UserError(
                 f"There is no checkpoint {file}; give {self.weights_key} one that is there or, to "
                 "start from random weights, ''."
             )
@@ -103,7 +103,7 @@ class PANetCheckpointer(ReusableCheckpointer):
         """See fvcore's ``Checkpointer``.
 
         Raises:
-            InputError: if no checkpoint of the run, or not the one at ``path``, can be loaded.
+            UserError: if no checkpoint of the run, or not the one at ``path``, can be loaded.
         """
         if not (resume and self.has_checkpoint()):
             return super().resume_or_load(path, resume=False)
@@ -113,12 +113,12 @@ class PANetCheckpointer(ReusableCheckpointer):
             for file in self._from_last_to_first():
                 try:
                     return self.load(file)
-                except InputError as error:
+                except UserError as error:
                     logger.warning("%s", error)
                     refusals.append(str(error))
         finally:
             self._resuming = False
-        raise InputError(
+        raise UserError(
             f"There is no checkpoint to resume from: {' '.join(refusals)} To begin anew, remove "
             f"{Path(self.save_dir) / 'last_checkpoint'}."
         )
@@ -152,7 +152,7 @@ class PANetCheckpointer(ReusableCheckpointer):
         for system in SOURCES.values():
             known = [name for name in tensors if system.rename(name) is not None]
             if len(known) > len(tensors) / 2:
-                raise InputError(
+                raise UserError(
                     f"{filename} has the names of {system.name}; convert it first with "
                     f"tools/convert_checkpoint.py --from {system.name}."
                 )
@@ -179,7 +179,7 @@ class PANetCheckpointer(ReusableCheckpointer):
             )
         incompatible = super()._load_model(checkpoint)
         if dict(self.model.named_parameters()).keys() <= set(incompatible.missing_keys):
-            raise InputError(f"{self._file} has no weights of this model.")
+            raise UserError(f"{self._file} has no weights of this model.")
         return incompatible
 
     def _refuse_other_models(self, state: dict[str, Any]) -> None:
@@ -188,7 +188,7 @@ class PANetCheckpointer(ReusableCheckpointer):
         found = {name: tuple(tensor.shape) for name, tensor in state.items()}
         different = sorted(n for n in shapes | found if shapes.get(n) != found.get(n))
         if different:
-            raise InputError(
+            raise UserError(
                 f"{self._file} is not a checkpoint of this model: {different[0]} and "
                 f"{len(different) - 1} other tensors are missing, additional or of another shape."
             )
@@ -197,7 +197,7 @@ class PANetCheckpointer(ReusableCheckpointer):
 class CompleteCheckpointer(PANetCheckpointer):
     """A :class:`PANetCheckpointer` for models that are not trained further: they need all weights.
 
-    Its ``load`` raises an :class:`InputError`, too, if a file lacks one of the model's parameters.
+    Its ``load`` raises an :class:`UserError`, too, if a file lacks one of the model's parameters.
     """
 
     def _load_model(self, checkpoint: dict[str, Any]) -> Any:
@@ -206,7 +206,7 @@ class CompleteCheckpointer(PANetCheckpointer):
         absent = parameters.intersection(incompatible.missing_keys)
         absent.update(name for name, *_ in incompatible.incorrect_shapes)
         if absent:
-            raise InputError(
+            raise UserError(
                 f"{self._file} has no weights, or some of another shape, for {len(absent)} of the "
                 f"{len(parameters)} parameters of this configuration, such as {min(absent)}; give "
                 "a model that was trained with it."
@@ -218,7 +218,7 @@ def _load_zoo(file: str) -> dict[str, Any]:
     """A file of detectron2's model zoo, or of Detectron's, whose names are Caffe2's."""
     content = load_pickle(file)
     if not isinstance(content, dict):
-        raise InputError(f"{file} holds a {type(content).__name__} instead of named tensors.")
+        raise UserError(f"{file} holds a {type(content).__name__} instead of named tensors.")
     if "model" in content and "__author__" in content:
         return content
     blobs = content.get("blobs", content)  # of whole detectors; backbones come without

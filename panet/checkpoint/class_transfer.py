@@ -5,7 +5,7 @@ from typing import Any, NamedTuple
 
 from torch import Tensor
 
-from panet.utils.errors import InputError
+from panet.utils.errors import UserError
 
 
 class _Rows(NamedTuple):
@@ -35,12 +35,12 @@ def match_classes(
             checkpoint may stand for several of the model.
 
     Raises:
-        InputError: if a synonym is no pair, or names a class that there is not.
+        UserError: if a synonym is no pair, or names a class that there is not.
     """
     counterparts = {name: name for name in classes if name in source_classes}
     for pair in synonyms:
         if len(pair) != 2 or pair[0] not in classes or pair[1] not in source_classes:
-            raise InputError(
+            raise UserError(
                 f"MODEL.CLASS_TRANSFER.SYNONYMS has {pair}; it must be a class of the model and "
                 "one of the checkpoint."
             )
@@ -68,7 +68,7 @@ def transfer_classes(
         counterparts: from :func:`match_classes`.
 
     Raises:
-        InputError: if a layer of the checkpoint is not made for ``source_classes``.
+        UserError: if a layer of the checkpoint is not made for ``source_classes``.
     """
     for name, tensor in state.items():
         layer = name.rpartition(".")[0]
@@ -79,7 +79,7 @@ def transfer_classes(
         if len(tensor) == per_class < len(source_classes) * per_class:
             continue  # class-agnostic
         if len(tensor) != len(source_classes) * per_class + background:
-            raise InputError(
+            raise UserError(
                 f"{name} of the checkpoint has {len(tensor)} rows, which is not what "
                 f"{len(source_classes)} classes need; is MODEL.CLASS_TRANSFER.SOURCE_DATASET the "
                 "dataset that it was trained on?"

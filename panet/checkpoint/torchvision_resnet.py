@@ -2,7 +2,7 @@
 
 from collections.abc import Iterable, Mapping
 
-from panet.utils.errors import InputError
+from panet.utils.errors import UserError
 
 STAGES = ("res2", "res3", "res4", "res5")
 _MOST_BLOCKS = 36  # of a stage: res4 of ResNet-152
@@ -39,13 +39,13 @@ def bottleneck_depth(names: Iterable[str], res4: str) -> int:
         res4: the name of that stage there, with the dot after it.
 
     Raises:
-        InputError: if it is another one.
+        UserError: if it is another one.
     """
     names = set(names)
     blocks = {name.removeprefix(res4).split(".")[0] for name in names if name.startswith(res4)}
     depth = _DEPTHS.get(len(blocks))
     if depth is None or f"{res4}0.conv3.weight" not in names:
-        raise InputError(
+        raise UserError(
             f"its backbone has {len(blocks)} blocks in {res4.rstrip('.')}, where a ResNet of depth "
             "50, 101 or 152 has 6, 23 or 36 bottlenecks."
         )

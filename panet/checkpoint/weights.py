@@ -11,7 +11,7 @@ from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
 from panet.utils.atomic import open_atomically
-from panet.utils.errors import InputError
+from panet.utils.errors import UserError
 
 FORMATS = (".pth", ".safetensors")
 
@@ -25,10 +25,10 @@ def save_weights(path: Path, state: Mapping[str, Tensor], classes: Sequence[str]
         classes: the names of the classes that it tells apart, if they are known.
 
     Raises:
-        InputError: if it ends in neither.
+        UserError: if it ends in neither.
     """
     if path.suffix not in FORMATS:
-        raise InputError(f"{path} must end in one of {', '.join(FORMATS)}.")
+        raise UserError(f"{path} must end in one of {', '.join(FORMATS)}.")
     path.parent.mkdir(parents=True, exist_ok=True)
     with open_atomically(path) as file:
         if path.suffix == ".pth":
@@ -43,7 +43,7 @@ def load_safetensors(path: Path) -> dict[str, Any]:
     """The weights in a ``.safetensors`` file, as detectron2's checkpointers take them.
 
     Raises:
-        InputError: if the file is damaged or of another format.
+        UserError: if the file is damaged or of another format.
     """
     try:
         with safe_open(path, framework="pt") as file:
@@ -51,4 +51,4 @@ def load_safetensors(path: Path) -> dict[str, Any]:
             metadata = file.metadata() or {}
         return {"model": state, "classes": json.loads(metadata.get("classes", "[]"))}
     except (SafetensorError, ValueError, OSError) as error:
-        raise InputError(f"{path} is damaged or no file of safetensors.") from error
+        raise UserError(f"{path} is damaged or no file of safetensors.") from error

@@ -9,7 +9,7 @@ from detectron2.data import DatasetCatalog, MetadataCatalog
 from detectron2.utils.file_io import PathManager
 
 from panet.utils.choices import closest
-from panet.utils.errors import InputError
+from panet.utils.errors import UserError
 
 from . import mapillary
 from .proposals import check_proposals
@@ -56,7 +56,7 @@ def check_split(cfg: CfgNode, split: str) -> None:
         split: "TRAIN" or "TEST".
 
     Raises:
-        InputError: if something is not there or does not fit.
+        UserError: if something is not there or does not fit.
     """
     check_datasets(cfg, cfg.DATASETS[split])
     check_proposals(cfg, split)
@@ -73,7 +73,7 @@ def check_datasets(cfg: CfgNode, names: Sequence[str]) -> None:
         names: of datasets, e.g. ``DATASETS.TRAIN``.
 
     Raises:
-        InputError: if it is not so.
+        UserError: if it is not so.
     """
     check_files(names)
     check_classes(cfg, names)
@@ -83,7 +83,7 @@ def check_files(names: Sequence[str]) -> None:
     """Check that datasets are registered and that their files are there.
 
     Raises:
-        InputError: if it is not so.
+        UserError: if it is not so.
     """
     for name in names:
         _check_registered(name)
@@ -98,7 +98,7 @@ def _check_registered(name: str) -> None:
         return
     close = closest(name, known, similarity=0.5)
     hint = f"; the closest names are {', '.join(map(repr, close))}" if close else ""
-    raise InputError(f"Dataset {name!r} is not registered with detectron2{hint}.")
+    raise UserError(f"Dataset {name!r} is not registered with detectron2{hint}.")
 
 
 def _check_files(name: str) -> None:
@@ -118,7 +118,7 @@ def _check_files(name: str) -> None:
                 f"download it from {source} into the folder that the environment variable "
                 f"DETECTRON2_DATASETS names, {root!r} now"
             )
-        raise InputError(f"Dataset {name!r} has no {what} at {path}; {advice}.")
+        raise UserError(f"Dataset {name!r} has no {what} at {path}; {advice}.")
 
 
 def check_classes(cfg: CfgNode, names: Sequence[str]) -> None:
@@ -146,7 +146,7 @@ def compare_classes(names: Sequence[str], num_classes: int, key: str) -> None:
         key: of the configuration, which says so.
 
     Raises:
-        InputError: if a dataset has more, or if the datasets have different classes.
+        UserError: if a dataset has more, or if the datasets have different classes.
     """
     known: dict[str, list[str]] = {}
     for name in names:
@@ -155,14 +155,14 @@ def compare_classes(names: Sequence[str], num_classes: int, key: str) -> None:
             continue
         sizes = f"Dataset {name!r} has {len(classes)} classes, but {key} is {num_classes}"
         if len(classes) > num_classes:
-            raise InputError(f"{sizes}; make them equal.")
+            raise UserError(f"{sizes}; make them equal.")
         if len(classes) < num_classes:
             logger.warning("%s: evaluation fails if the model predicts one of the others.", sizes)
         known[name] = list(classes)
     for name, classes in known.items():
         first = next(iter(known))
         if classes != known[first]:
-            raise InputError(
+            raise UserError(
                 f"Datasets {first!r} and {name!r} have different classes, or the same ones in "
                 "another order; use datasets with the same list of classes."
             )

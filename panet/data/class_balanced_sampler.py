@@ -9,7 +9,7 @@ import numpy.typing as npt
 from detectron2.utils import comm
 from torch.utils.data import Sampler
 
-from panet.utils.errors import InputError
+from panet.utils.errors import UserError
 
 _DRAWS_AT_ONCE = 4096
 
@@ -32,7 +32,7 @@ class ClassBalancedTrainingSampler(Sampler[int]):
             seed: the same one on all processes; None for a random one that they agree on.
 
         Raises:
-            InputError: if no image has an object.
+            UserError: if no image has an object.
         """
         super().__init__()
         self.seed = comm.shared_random_seed() if seed is None else seed
@@ -59,7 +59,7 @@ def _images_by_class(records: Sequence[Mapping[str, Any]]) -> list[npt.NDArray[n
         for category in {a["category_id"] for a in annotations if not a.get("iscrowd", 0)}:
             found.setdefault(category, []).append(index)
     if not found:
-        raise InputError(
+        raise UserError(
             "ClassBalancedTrainingSampler draws images by the classes of their objects, but no "
             "training image has an object; choose DATALOADER.SAMPLER_TRAIN TrainingSampler."
         )

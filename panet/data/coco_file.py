@@ -10,7 +10,7 @@ from filelock import FileLock
 from pycocotools import mask as rle
 
 from panet.utils.atomic import open_atomically
-from panet.utils.errors import InputError
+from panet.utils.errors import UserError
 
 
 @dataclass
@@ -61,17 +61,17 @@ def read_coco_json(path: Path) -> dict[str, Any]:
     """The content of a file.
 
     Raises:
-        InputError: if it is not there, or is not a JSON object.
+        UserError: if it is not there, or is not a JSON object.
     """
     try:
         with path.open(encoding="utf-8") as file:
             content = json.load(file)
     except OSError as error:
-        raise InputError(f"{path} cannot be read: {error.strerror}.") from error
+        raise UserError(f"{path} cannot be read: {error.strerror}.") from error
     except (ValueError, RecursionError) as error:
-        raise InputError(f"{path} is not valid JSON ({error}); write it again.") from error
+        raise UserError(f"{path} is not valid JSON ({error}); write it again.") from error
     if not isinstance(content, dict):
-        raise InputError(
+        raise UserError(
             f"{path} is not in COCO's format; it must be a JSON object with the keys images, "
             "annotations and categories."
         )

@@ -13,16 +13,8 @@ from detectron2.utils import comm
 
 from panet.config import SPLITS
 from panet.utils.choices import closest
-from panet.utils.errors import InputError
+from panet.utils.errors import UserError
 
-from .checking import (
-    Defect,
-    check_categories,
-    check_existence,
-    check_json,
-    check_overlap_by_name,
-    refuse_errors,
-)
 from .coco_file import (
     Contents,
     MaskKinds,
@@ -31,6 +23,14 @@ from .coco_file import (
     read_coco_json,
     summarize,
     write_evaluation_file,
+)
+from .json_checks import (
+    Defect,
+    check_categories,
+    check_existence,
+    check_json,
+    check_overlap_by_name,
+    refuse_errors,
 )
 
 logger = logging.getLogger(__name__)
@@ -63,7 +63,7 @@ def custom_datasets(cfg: CfgNode) -> list[CustomDataset]:
     """What ``DATASETS.OWN`` names, in the order of :data:`panet.config.SPLITS`.
 
     Raises:
-        InputError: if a JSON file is given without a folder of images, or the reverse.
+        UserError: if a JSON file is given without a folder of images, or the reverse.
     """
     datasets = []
     for split in SPLITS:
@@ -72,11 +72,11 @@ def custom_datasets(cfg: CfgNode) -> list[CustomDataset]:
             continue
         for key, what in (("JSON", "the JSON file"), ("IMAGES", "the folder of images")):
             if not section[key]:
-                raise InputError(
+                raise UserError(
                     f"DATASETS.OWN.{split}.{key} is empty; give it {what} of this dataset."
                 )
         if not section.NAME:
-            raise InputError(f"DATASETS.OWN.{split}.NAME is empty; give the dataset a name.")
+            raise UserError(f"DATASETS.OWN.{split}.NAME is empty; give the dataset a name.")
         files = Path(section.JSON), Path(section.IMAGES)
         datasets.append(CustomDataset(split, section.NAME, *files, with_masks=cfg.MODEL.MASK_ON))
     return datasets
@@ -94,13 +94,13 @@ def use_custom_data(cfg: CfgNode) -> None:
     was trained: :func:`panet.data.availability.check_datasets` tells it.
 
     Raises:
-        InputError: if a file cannot be read, the files do not fit each other or ``cfg``, or a name
+        UserError: if a file cannot be read, the files do not fit each other or ``cfg``, or a name
             is taken.
     """
     datasets = custom_datasets(cfg)
     if not datasets:
         if cfg.DATASETS.OWN.CLASSES:
-            raise InputError(
+            raise UserError(
                 "DATASETS.OWN.CLASSES names classes of no file; give DATASETS.OWN.TRAIN.JSON too."
             )
         return
@@ -140,7 +140,7 @@ def _choose_classes(
     for name in chosen:
         if name not in known:
             close = closest(str(name), known)
-            raise InputError(
+            raise UserError(
                 f"DATASETS.OWN.CLASSES has {name!r}, which is no class of {files[first]}; the "
                 f"closest are {', '.join(map(repr, close))}."
             )
@@ -149,7 +149,7 @@ def _choose_classes(
     for split, found in contents.items():
         for name, masks in found.masks.items():
             if name not in known and masks.total:
-                raise InputError(
+                raise UserError(
                     f"{files[split]} has the class {name!r}, which {files[first]} lacks; add it to "
                     "the categories there, or name the classes to use in DATASETS.OWN.CLASSES."
                 )
@@ -193,7 +193,7 @@ def _check_complete(json_file: Path, kinds: Sequence[MaskKinds]) -> None:
     missing = sum(kind.missing for kind in kinds)
     if missing:
         example = next(kind.example for kind in kinds if kind.missing)
-        raise InputError(
+        raise UserError(
             f"{json_file} has {missing} annotations without a segmentation, e.g. that of id "
             f"{example}; set MODEL.MASK_ON False to learn boxes alone, or add the masks."
         )
@@ -210,7 +210,7 @@ def _register(dataset: CustomDataset, together: Sequence[CustomDataset], folder:
         old = _registered.get(name)
         # Whoever registered it when its file was not there may have put the file there since.
         if old is None or not _is_same(old, dataset):
-            raise InputError(
+            raise UserError(
                 f"DATASETS.OWN.{dataset.split}.NAME {name!r} is taken by another dataset; choose "
                 "another name."
             )
@@ -256,7 +256,7 @@ def load_custom(
 
     Raises:
         DatasetError: if the data has errors.
-        InputError: if a file cannot be read.
+        UserError: if a file cannot be read.
     """
     checked = together if dataset.split == "TRAIN" else [dataset]
     found = [check_custom(each) for each in checked]

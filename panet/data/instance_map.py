@@ -8,7 +8,7 @@ import numpy as np
 import numpy.typing as npt
 from pycocotools import mask as rle
 
-from panet.utils.errors import InputError
+from panet.utils.errors import UserError
 
 NO_OBJECT = -1
 """In place of a class, for labels that are not objects."""
@@ -47,21 +47,21 @@ def read_instance_map(record: dict[str, Any]) -> InstanceMap:
             or :data:`NO_OBJECT`. "height" and "width" are those of the image.
 
     Raises:
-        InputError: if the file is not there, is no such PNG, has another size than the image, or
+        UserError: if the file is not there, is no such PNG, has another size than the image, or
             has labels that are not listed.
     """
     file_name = record["instance_file_name"]
     if not Path(file_name).is_file():
-        raise InputError(f"The instance map {file_name} does not exist; unpack the dataset again.")
+        raise UserError(f"The instance map {file_name} does not exist; unpack the dataset again.")
     values: Any = cv2.imread(file_name, cv2.IMREAD_UNCHANGED)
     if values is None or values.dtype != np.uint16 or values.ndim != 2:
-        raise InputError(
+        raise UserError(
             f"{file_name} is not a PNG of one channel of 16 bits, as instance maps are; unpack the "
             "dataset again."
         )
     height, width = values.shape
     if (height, width) != (record["height"], record["width"]):
-        raise InputError(
+        raise UserError(
             f"The instance map {file_name} is {width} x {height} pixels, but its image "
             f"{record['file_name']} is {record['width']} x {record['height']}; unpack the dataset "
             "again."
@@ -69,7 +69,7 @@ def read_instance_map(record: dict[str, Any]) -> InstanceMap:
     labels = values >> 8
     num_labels = len(record["label_classes"])
     if labels.max() >= num_labels:
-        raise InputError(
+        raise UserError(
             f"{file_name} has the label {labels.max()}, but the dataset's config file lists only "
             f"0 to {num_labels - 1}; take both from the same version of the dataset."
         )

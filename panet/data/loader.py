@@ -24,7 +24,7 @@ from detectron2.utils.env import seed_all_rng
 from torch.utils.data import DataLoader, Dataset, Sampler
 
 from panet.utils.choices import check_choice
-from panet.utils.errors import InputError
+from panet.utils.errors import UserError
 
 from .availability import check_datasets
 from .mapper import InstanceMapMapper
@@ -88,7 +88,7 @@ class TrainBatchSampler(Sampler[list[Draw]]):
 class SeededMapDataset(Dataset[Any]):
     """A mapped dataset whose random augmentation depends only on the seed and the position.
 
-    An :class:`InputError` of the mapper becomes the item, for :class:`TrainLoader` to raise.
+    An :class:`UserError` of the mapper becomes the item, for :class:`TrainLoader` to raise.
     """
 
     def __init__(self, dataset: MapDataset, seed: int) -> None:
@@ -107,7 +107,7 @@ class SeededMapDataset(Dataset[Any]):
         seed_all_rng(derive_seed(self.seed, draw.position))
         try:
             return self.dataset[draw.image]
-        except InputError as error:
+        except UserError as error:
             return error
 
 
@@ -120,7 +120,7 @@ class TrainLoader(DataLoader[Any]):
     def __iter__(self) -> Iterator[Any]:  # type: ignore[override]
         for batch in super().__iter__():
             for item in batch:
-                if isinstance(item, InputError):
+                if isinstance(item, UserError):
                     raise item
             yield batch
 
@@ -187,7 +187,7 @@ def build_train_loader(
         ``total_batch_size`` divided by the number of processes each.
 
     Raises:
-        InputError: if the batch cannot be divided among the processes, or, given a ``CfgNode``,
+        UserError: if the batch cannot be divided among the processes, or, given a ``CfgNode``,
             if a dataset or its proposals cannot be read or do not fit the model, or the sampler
             is not possible, see :func:`panet.data.samplers.build_sampler`.
     """
@@ -215,7 +215,7 @@ def build_train_loader(
 def _images_of_this_process(key: str, total_batch_size: int) -> int:
     world_size = comm.get_world_size()
     if total_batch_size % world_size != 0:
-        raise InputError(
+        raise UserError(
             f"{key} is {total_batch_size}; it must be a multiple of the {world_size} processes "
             "that share it."
         )
@@ -234,7 +234,7 @@ def build_test_loader(cfg: CfgNode, dataset_name: str) -> DataLoader[Any]:
         Lists of one dict in detectron2's input format each.
 
     Raises:
-        InputError: if the dataset or its proposals cannot be read.
+        UserError: if the dataset or its proposals cannot be read.
     """
     check_proposals(cfg, "TEST")
     files = None

@@ -12,7 +12,7 @@ from detectron2.utils import comm
 from PIL import Image, UnidentifiedImageError
 from tqdm import tqdm
 
-from panet.utils.errors import InputError
+from panet.utils.errors import UserError
 
 from .instance_map import NO_OBJECT
 
@@ -51,20 +51,20 @@ def find_layout(root: Path, split: str) -> Layout:
         split: the name of the folder in it, "training" or "validation".
 
     Raises:
-        InputError: if one of them is not there.
+        UserError: if one of them is not there.
     """
     folder = root / split
     layout = Layout(root / "config.json", folder / "images", folder / "instances")
     if not layout.config_file.is_file():
         layout = Layout(root / "config_v1.2.json", folder / "images", folder / "v1.2" / "instances")
     if not layout.config_file.is_file():
-        raise InputError(
+        raise UserError(
             f"Mapillary Vistas is not complete: {root} has neither config.json, of version 1, nor "
             "config_v1.2.json, of version 2.0."
         )
     for path in (layout.image_dir, layout.instance_dir):
         if not path.is_dir():
-            raise InputError(f"Mapillary Vistas is not complete: there is no folder {path}.")
+            raise UserError(f"Mapillary Vistas is not complete: there is no folder {path}.")
     return layout
 
 
@@ -72,7 +72,7 @@ def read_labels(config_file: Path) -> Labels:
     """The classes of objects, in the order of the config file.
 
     Raises:
-        InputError: if the file does not say it.
+        UserError: if the file does not say it.
     """
     try:
         labels = json.loads(config_file.read_text(encoding="utf-8"))["labels"]
@@ -84,7 +84,7 @@ def read_labels(config_file: Path) -> Labels:
             label_classes=tuple(classes.get(label["name"], NO_OBJECT) for label in labels),
         )
     except (KeyError, TypeError, ValueError) as error:
-        raise InputError(
+        raise UserError(
             f"{config_file} is not a config file of Mapillary Vistas; unpack the dataset again."
         ) from error
 
@@ -96,7 +96,7 @@ def read_classes(name: str) -> None:
         name: one of :data:`SPLITS`, as :func:`register_vistas` registered it.
 
     Raises:
-        InputError: if a folder or the config file is missing or wrong.
+        UserError: if a folder or the config file is missing or wrong.
     """
     layout = find_layout(Path(MetadataCatalog.get(name).dirname), SPLITS[name])
     _set_classes(name, read_labels(layout.config_file))
@@ -120,18 +120,18 @@ def load_vistas(name: str, root: Path) -> list[dict[str, Any]]:
         root: the dataset's folder.
 
     Raises:
-        InputError: if a file is missing or no image.
+        UserError: if a file is missing or no image.
     """
     layout = find_layout(root, SPLITS[name])
     labels = read_labels(layout.config_file)
     _set_classes(name, labels)
     images = sorted(layout.image_dir.glob("*.jpg"))
     if not images:
-        raise InputError(f"Mapillary Vistas is not complete: {layout.image_dir} has no *.jpg.")
+        raise UserError(f"Mapillary Vistas is not complete: {layout.image_dir} has no *.jpg.")
     maps = {path.stem: path for path in layout.instance_dir.glob("*.png")}
     for image in images:
         if image.stem not in maps:
-            raise InputError(
+            raise UserError(
                 f"Mapillary Vistas is not complete: {image} has no instance map "
                 f"{layout.instance_dir / image.stem}.png."
             )
@@ -161,7 +161,7 @@ def _size(image: Path) -> tuple[int, int]:
         with Image.open(image) as header:
             return header.size
     except UnidentifiedImageError:
-        raise InputError(f"{image} is not an image; unpack the dataset again.") from None
+        raise UserError(f"{image} is not an image; unpack the dataset again.") from None
 
 
 def register_vistas(root: Path) -> None:

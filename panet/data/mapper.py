@@ -10,7 +10,7 @@ from detectron2.data.detection_utils import SizeMismatchError, filter_empty_inst
 from detectron2.data.transforms import RandomFlip, TransformList
 from detectron2.structures import Instances
 
-from panet.utils.errors import InputError
+from panet.utils.errors import UserError
 
 from .instance_map import InstanceMap, object_class, object_ids, read_instance_map
 from .mapped_masks import MappedMasks
@@ -42,7 +42,7 @@ class InstanceMapMapper(DatasetMapper):
         """See ``DatasetMapper``.
 
         Raises:
-            InputError: if the image or the instance map cannot be read, or has another size than
+            UserError: if the image or the instance map cannot be read, or has another size than
                 the record says.
         """
         if "instance_file_name" in dataset_dict:
@@ -51,9 +51,9 @@ class InstanceMapMapper(DatasetMapper):
         try:
             return super().__call__(dataset_dict)
         except SizeMismatchError as error:
-            raise InputError(" ".join(str(error).split())) from error
+            raise UserError(" ".join(str(error).split())) from error
         except OSError as error:
-            raise InputError(
+            raise UserError(
                 f"The image {dataset_dict['file_name']} cannot be read: {error}"
             ) from error
 

@@ -14,7 +14,7 @@ from PIL import Image
 from pycocotools import mask as rle
 
 from panet.utils.atomic import open_atomically
-from panet.utils.errors import InputError
+from panet.utils.errors import UserError
 
 SPLITS = ("train", "val")
 CLASS = "nucleus"
@@ -67,25 +67,25 @@ def find_sources(folder: Path) -> list[Source]:
             masks in masks/*.png. Files beside these, and what begins with "." or "_", are ignored.
 
     Raises:
-        InputError: if there is no such folder, or an image or all its masks are missing.
+        UserError: if there is no such folder, or an image or all its masks are missing.
     """
     if not folder.is_dir():
-        raise InputError(f"There is no folder {folder}.")
+        raise UserError(f"There is no folder {folder}.")
     sources = []
     for path in sorted(folder.iterdir()):
         if not path.is_dir() or path.name.startswith((".", "_")):
             continue
         image = path / "images" / f"{path.name}.png"
         if not image.is_file():
-            raise InputError(f"There is no image {image}; give the unpacked stage1_train.")
+            raise UserError(f"There is no image {image}; give the unpacked stage1_train.")
         masks = sorted(p for p in path.glob("masks/*.png") if not p.name.startswith("."))
         if not masks:
-            raise InputError(
+            raise UserError(
                 f"{path / 'masks'} has no masks; give the unpacked stage1_train, which has them."
             )
         sources.append(Source(path.name, image, masks))
     if not sources:
-        raise InputError(f"{folder} has no folders of images; give the unpacked stage1_train.")
+        raise UserError(f"{folder} has no folders of images; give the unpacked stage1_train.")
     return sources
 
 
@@ -106,16 +106,16 @@ def read_splits(file: Path) -> dict[str, str]:
         file: with the columns "image" and "split", which is "train" or "val".
 
     Raises:
-        InputError: if it cannot be read, or has something else.
+        UserError: if it cannot be read, or has something else.
     """
     try:
         with file.open(newline="") as lines:
             rows = list(csv.DictReader(lines))
     except (OSError, ValueError, csv.Error) as error:
-        raise InputError(f"{file} cannot be read: {' '.join(str(error).split())}") from error
+        raise UserError(f"{file} cannot be read: {' '.join(str(error).split())}") from error
     for number, row in enumerate(rows, start=2):
         if not row.get("image") or row.get("split") not in SPLITS:
-            raise InputError(
+            raise UserError(
                 f"Line {number} of {file} does not give an image and its split, which is one of "
                 f"{', '.join(SPLITS)}, in columns named image and split."
             )
@@ -137,7 +137,7 @@ def convert(source: Source, folder: Path) -> ConvertedImage:
         folder: to write <id>.png into.
 
     Raises:
-        InputError: if a file cannot be read, or a mask has another size than the image.
+        UserError: if a file cannot be read, or a mask has another size than the image.
     """
     image = _read(source.image, "RGB")
     file_name = f"{source.id}.png"
@@ -148,7 +148,7 @@ def convert(source: Source, folder: Path) -> ConvertedImage:
     for path in source.masks:
         mask = _read(path, "L")
         if mask.shape != (height, width):
-            raise InputError(
+            raise UserError(
                 f"{path} is {mask.shape[1]} x {mask.shape[0]} pixels, but its image is {width} x "
                 f"{height}; download it again."
             )
@@ -164,7 +164,7 @@ def _read(path: Path, mode: str) -> npt.NDArray[np.uint8]:
             return np.asarray(image.convert(mode))
     except Exception as error:
         # Decoders of broken files raise errors of any class.
-        raise InputError(
+        raise UserError(
             f"{path} cannot be read as an image: {' '.join(str(error).split())}"
         ) from error
 

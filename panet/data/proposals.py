@@ -11,7 +11,7 @@ from detectron2.config import CfgNode
 from detectron2.structures import BoxMode
 from detectron2.utils.file_io import PathManager
 
-from panet.utils.errors import InputError
+from panet.utils.errors import UserError
 from panet.utils.safe_pickle import load_pickle
 
 logger = logging.getLogger(__name__)
@@ -34,7 +34,7 @@ def load_proposals(records: list[dict[str, Any]], proposal_file: str) -> list[di
         ``records``.
 
     Raises:
-        InputError: if the file is missing, damaged or unsafe, or lacks an image of the dataset.
+        UserError: if the file is missing, damaged or unsafe, or lacks an image of the dataset.
     """
     logger.info("Reading proposals from %s ...", proposal_file)
     content = load_pickle(proposal_file, {("detectron2.structures.boxes", "BoxMode"): int})
@@ -42,7 +42,7 @@ def load_proposals(records: list[dict[str, Any]], proposal_file: str) -> list[di
         _per_image(content, name, proposal_file) for name in ("ids", "boxes", "objectness_logits")
     )
     if not len(ids) == len(boxes) == len(logits):
-        raise InputError(
+        raise UserError(
             f"{proposal_file} has {len(ids)} ids, {len(boxes)} boxes and {len(logits)} "
             "objectness_logits; it must have as many of each."
         )
@@ -50,7 +50,7 @@ def load_proposals(records: list[dict[str, Any]], proposal_file: str) -> list[di
     index_of = {str(image_id): index for index, image_id in enumerate(ids)}
     missing = [record for record in records if str(record["image_id"]) not in index_of]
     if missing:
-        raise InputError(
+        raise UserError(
             f"{proposal_file} has no proposals for {len(missing)} of the {len(records)} images of "
             f"the dataset, such as {missing[0]['image_id']!r}; write it anew with "
             "tools/write_proposals.py."
@@ -58,7 +58,7 @@ def load_proposals(records: list[dict[str, Any]], proposal_file: str) -> list[di
     for record in records:
         index = index_of[str(record["image_id"])]
         if np.shape(boxes[index]) != (len(logits[index]), 4):
-            raise InputError(
+            raise UserError(
                 f"{proposal_file} has boxes of shape {np.shape(boxes[index])} for image "
                 f"{record['image_id']!r}, and {len(logits[index])} objectness_logits; it must be "
                 "(N, 4) and N."
@@ -74,7 +74,7 @@ def _per_image(content: Any, name: str, proposal_file: str) -> Any:
     for key in (name, _FORMER_NAMES.get(name)):
         if isinstance(content, dict) and key in content:
             return content[key]
-    raise InputError(
+    raise UserError(
         f"{proposal_file} is no file of proposals: it has no {name!r}; write one with "
         "tools/write_proposals.py."
     )
@@ -88,12 +88,12 @@ def check_proposals(cfg: CfgNode, split: str) -> None:
         split: "TRAIN" or "TEST".
 
     Raises:
-        InputError: if there are more or fewer files than datasets, one is not there, or the model
+        UserError: if there are more or fewer files than datasets, one is not there, or the model
             needs them and does not read them.
     """
     if not cfg.MODEL.LOAD_PROPOSALS:
         if cfg.MODEL.PROPOSAL_GENERATOR.NAME == "PrecomputedProposals":
-            raise InputError(
+            raise UserError(
                 "MODEL.PROPOSAL_GENERATOR.NAME is 'PrecomputedProposals', so MODEL.LOAD_PROPOSALS "
                 "must be True."
             )
@@ -101,13 +101,13 @@ def check_proposals(cfg: CfgNode, split: str) -> None:
     key = f"DATASETS.PROPOSAL_FILES_{split}"
     names, files = cfg.DATASETS[split], cfg.DATASETS[f"PROPOSAL_FILES_{split}"]
     if names and len(files) != len(names):
-        raise InputError(
+        raise UserError(
             f"{key} names {len(files)} files for the {len(names)} datasets of DATASETS.{split};"
             " name one for each, written by tools/write_proposals.py."
         )
     for name, file in zip(names, files):
         if "://" not in file and not PathManager.isfile(file):
-            raise InputError(
+            raise UserError(
                 f"{key} names {file} for dataset {name!r}, which does not exist; write it with "
                 "tools/write_proposals.py."
             )

@@ -8,7 +8,7 @@ from typing import Any
 from detectron2.config import CfgNode
 from detectron2.data import get_detection_dataset_dicts
 
-from panet.utils.errors import InputError
+from panet.utils.errors import UserError
 
 from .availability import check_classes
 from .proposals import load_proposals
@@ -22,7 +22,7 @@ _BY_CATEGORY = (
 
 @contextmanager
 def _one_line_errors(name: str) -> Iterator[None]:
-    """Turn detectron2's errors at a dataset's files into an ``InputError``.
+    """Turn detectron2's errors at a dataset's files into an ``UserError``.
 
     They come from missing or wrong files, or from a package that is not installed.
 
@@ -32,12 +32,12 @@ def _one_line_errors(name: str) -> Iterator[None]:
     try:
         yield
     except ModuleNotFoundError as error:
-        raise InputError(
+        raise UserError(
             f"Dataset {name!r} is read with the package {error.name}; run pip install {error.name}."
         ) from error
     except (AssertionError, OSError, json.JSONDecodeError) as error:
         reason = " ".join(str(error).split())
-        raise InputError(
+        raise UserError(
             f"Dataset {name!r} cannot be read, see that it is complete: {reason}"
         ) from error
 
@@ -61,7 +61,7 @@ def read_records(
         proposal_files: one for each dataset; None for no proposals.
 
     Raises:
-        InputError: if a dataset or its proposals cannot be read.
+        UserError: if a dataset or its proposals cannot be read.
     """
     found = []
     for position, name in enumerate([names] if isinstance(names, str) else names):
@@ -81,12 +81,12 @@ def read_train_records(cfg: CfgNode) -> list[list[dict[str, Any]]]:
     Images without annotations are left out if ``DATALOADER.FILTER_EMPTY_ANNOTATIONS``.
 
     Raises:
-        InputError: if there is no dataset, one cannot be read, has other classes than the model, or
+        UserError: if there is no dataset, one cannot be read, has other classes than the model, or
             has no categories to sample by.
     """
     names = cfg.DATASETS.TRAIN
     if not names:
-        raise InputError("DATASETS.TRAIN is empty; name a dataset to train on.")
+        raise UserError("DATASETS.TRAIN is empty; name a dataset to train on.")
     min_keypoints = (
         cfg.MODEL.ROI_KEYPOINT_HEAD.MIN_KEYPOINTS_PER_IMAGE if cfg.MODEL.KEYPOINT_ON else 0
     )
@@ -100,7 +100,7 @@ def read_train_records(cfg: CfgNode) -> list[list[dict[str, Any]]]:
             proposal_files=files if cfg.MODEL.LOAD_PROPOSALS else None,
         )
         if cfg.DATALOADER.SAMPLER_TRAIN in _BY_CATEGORY and "annotations" not in records[0]:
-            raise InputError(
+            raise UserError(
                 f"DATALOADER.SAMPLER_TRAIN {cfg.DATALOADER.SAMPLER_TRAIN} counts annotations, which"
                 f" dataset {name!r} does not list; choose TrainingSampler."
             )

@@ -10,7 +10,7 @@ from detectron2.utils.env import seed_all_rng
 from torch import Tensor
 from torch.utils.data import Sampler
 
-from panet.utils.errors import InputError
+from panet.utils.errors import UserError
 
 from .class_balanced_sampler import ClassBalancedTrainingSampler
 
@@ -42,7 +42,7 @@ def build_sampler(cfg: CfgNode, datasets: Sequence[Records], seed: int) -> Sampl
         it; None for "TrainingSampler", which loaders have by default.
 
     Raises:
-        InputError: if it finds nothing to draw, or is to repeat a dataset that is not trained on.
+        UserError: if it finds nothing to draw, or is to repeat a dataset that is not trained on.
     """
     name, options = cfg.DATALOADER.SAMPLER_TRAIN, cfg.DATALOADER
     if name == "TrainingSampler":
@@ -75,7 +75,7 @@ def _by_dataset(cfg: CfgNode, datasets: Sequence[Records]) -> Tensor:
     names, factors = cfg.DATASETS.TRAIN, dict(cfg.DATASETS.TRAIN_REPEAT_FACTOR)
     for name in factors:
         if name not in names:
-            raise InputError(
+            raise UserError(
                 f"DATASETS.TRAIN_REPEAT_FACTOR has a factor for {name!r}, which is none of "
                 f"DATASETS.TRAIN, {', '.join(names)}."
             )

@@ -11,8 +11,8 @@ import numpy.typing as npt
 from detectron2.structures import BoxMode
 from pycocotools import mask as rle
 
-from .checking import Defect
 from .coco_file import category_names, encode_segmentation, valid_polygons
+from .json_checks import Defect
 
 SMALL, LARGE = 32**2, 96**2
 """COCO's bounds between small, medium and large objects, in square pixels."""

@@ -17,7 +17,7 @@ from torch.nn.parallel import DistributedDataParallel
 
 from panet.modeling.backbones.timm import TimmBackbone
 from panet.modeling.build import speed_up_heads
-from panet.modeling.cpu.fully_connected import PixelMajorFullyConnected
+from panet.modeling.cpu.first_layers import PixelMajorFullyConnected
 from panet.modeling.cpu.fused import fuse_residual_blocks
 from panet.modeling.cpu.group_norm import MatrixGroupNorm, convert_group_norms
 from panet.modeling.cpu.layers import (

@@ -11,10 +11,10 @@ from panet.checkpoint import CompleteCheckpointer
 from panet.config import load_config
 from panet.config_files import find_config_file
 from panet.data.availability import CLASS_SECTIONS
-from panet.evaluation.tta import RCNNEnsemble, add_testing_tricks
+from panet.evaluation.tta import RCNNEnsemble, add_tta
 from panet.modeling.build import build_model
 from panet.prepare import prepare
-from panet.utils.errors import InputError
+from panet.utils.errors import UserError
 
 from .optimize import optimize_from_config
 
@@ -55,7 +55,7 @@ def load_trained_model(cfg: CfgNode) -> tuple[nn.Module, list[Category]]:
         dataset's, if it has the same names, else they count from 1.
 
     Raises:
-        InputError: if ``MODEL.WEIGHTS`` is empty, is not there, or does not give all weights; or if
+        UserError: if ``MODEL.WEIGHTS`` is empty, is not there, or does not give all weights; or if
             the members of the ensemble do not go together.
     """
     check_weights(cfg)
@@ -64,36 +64,36 @@ def load_trained_model(cfg: CfgNode) -> tuple[nn.Module, list[Category]]:
     if cfg.TEST.ENSEMBLE.MEMBERS:
         return _load_ensemble(cfg)
     model, categories = _load_single_model(cfg)
-    return add_testing_tricks(cfg, model), categories
+    return add_tta(cfg, model), categories
 
 
 def check_weights(cfg: CfgNode) -> None:
     """Check that a configuration names weights.
 
     Raises:
-        InputError: if it does not.
+        UserError: if it does not.
     """
     if not cfg.MODEL.WEIGHTS and not cfg.TEST.ENSEMBLE.MEMBERS:
-        raise InputError("MODEL.WEIGHTS is empty; give the weights of a trained model.")
+        raise UserError("MODEL.WEIGHTS is empty; give the weights of a trained model.")
 
 
 def member_configs(cfg: CfgNode) -> list[CfgNode]:
     """The configurations of the members of ``TEST.ENSEMBLE``, with their weights.
 
     Raises:
-        InputError: if a member is no pair of a configuration and weights, or either is not there.
+        UserError: if a member is no pair of a configuration and weights, or either is not there.
     """
     configs = []
     for member in cfg.TEST.ENSEMBLE.MEMBERS:
         is_pair = isinstance(member, list | tuple) and len(member) == 2
         if not is_pair or not all(isinstance(part, str) and part for part in member):
-            raise InputError(
+            raise UserError(
                 f"TEST.ENSEMBLE.MEMBERS has {member!r}; each member is a pair of a configuration "
                 "and weights."
             )
         config, weights = member
         if "://" not in weights and not Path(weights).is_file():
-            raise InputError(
+            raise UserError(
                 f"TEST.ENSEMBLE.MEMBERS names the weights {weights}, which are not there; train "
                 f"{config} first, or give others."
             )
@@ -119,7 +119,7 @@ def _load_ensemble(cfg: CfgNode) -> tuple[RCNNEnsemble, list[Category]]:
     names = [[category["name"] for category in of_member] for of_member in categories]
     for number, (entry, own) in enumerate(zip(cfg.TEST.ENSEMBLE.MEMBERS, names)):
         if own != names[0]:
-            raise InputError(
+            raise UserError(
                 f"Member {number} of TEST.ENSEMBLE.MEMBERS, {entry[1]}, tells other classes apart "
                 f"than member 0: {', '.join(own)}, not {', '.join(names[0])}."
             )

@@ -23,7 +23,7 @@ from panet.checkpoint import PANetCheckpointer
 from panet.data.loader import TrainBatchSampler
 from panet.utils.choices import check_choice
 from panet.utils.device import usable_precision
-from panet.utils.errors import InputError
+from panet.utils.errors import UserError
 
 from .amp import BFloat16Trainer
 from .hooks import SeedIteration
@@ -118,7 +118,7 @@ class ResumableTrainer(DefaultTrainer, ABC):
         """Check that the data of ``cfg`` is there and fits the model.
 
         Raises:
-            InputError: if it is not so.
+            UserError: if it is not so.
         """
 
     @classmethod
@@ -159,7 +159,7 @@ class ResumableTrainer(DefaultTrainer, ABC):
         """See ``DefaultTrainer``.
 
         Raises:
-            InputError: if no checkpoint of the run, or not the one to start from, can be loaded.
+            UserError: if no checkpoint of the run, or not the one to start from, can be loaded.
         """
         self.checkpointer.resume_or_load(self.settings.weights, resume=resume)
         if resume and self.checkpointer.has_checkpoint():
@@ -173,7 +173,7 @@ class ResumableTrainer(DefaultTrainer, ABC):
             The metrics of the last evaluation, on the main process.
 
         Raises:
-            InputError: if the data or the run's folder fail, or the loss is infinite or NaN.
+            UserError: if the data or the run's folder fail, or the loss is infinite or NaN.
             KeyboardInterrupt, SystemExit: after SIGINT and SIGTERM, once a checkpoint is saved.
         """
         self._save_config()
@@ -181,7 +181,7 @@ class ResumableTrainer(DefaultTrainer, ABC):
         try:
             TrainerBase.train(self, self.start_iter, self.max_iter)
         except FloatingPointError as error:
-            raise InputError(
+            raise UserError(
                 f"The loss became infinite or NaN at iteration {self.iter}; the images of the "
                 f"batch are listed in {self._non_finite.file}; see that they are right or lower "
                 f"{self.learning_rate_key}, and go on from the last checkpoint with --resume."
@@ -190,7 +190,7 @@ class ResumableTrainer(DefaultTrainer, ABC):
             # PyTorch raises it wherever the main process is when a worker dies.
             if "DataLoader worker" not in str(error):
                 raise
-            raise InputError(
+            raise UserError(
                 "A process that reads the data died, perhaps because memory ran out; lower "
                 f"{self.num_workers_key} and go on from the last checkpoint with --resume."
             ) from error

@@ -19,7 +19,7 @@ from panet.data.loader import build_test_loader, build_train_loader
 from panet.deployment import load_trained_model
 from panet.deployment.optimize import optimize_from_config
 from panet.evaluation import InBackground, PictureRecorder, build_evaluator
-from panet.evaluation.tta import RCNNEnsemble, add_testing_tricks
+from panet.evaluation.tta import RCNNEnsemble, add_tta
 from panet.modeling.build import build_model
 from panet.prepare import prepare
 
@@ -154,5 +154,5 @@ class PANetTrainer(ResumableTrainer):
     ) -> dict[str, Any]:
         """Evaluate ``model`` on ``DATASETS.TEST``, see ``DefaultTrainer.test``."""
         if not isinstance(model, RCNNEnsemble):
-            model = add_testing_tricks(cfg, optimize_from_config(model, cfg))
+            model = add_tta(cfg, optimize_from_config(model, cfg))
         return super().test(cfg, model, evaluators)

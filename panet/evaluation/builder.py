@@ -7,12 +7,12 @@ from detectron2.config import CfgNode
 from detectron2.data import MetadataCatalog
 from detectron2.evaluation import DatasetEvaluator
 
-from panet.utils.errors import InputError
+from panet.utils.errors import UserError
 
-from .cityscapes import CityscapesInstanceEvaluator
-from .coco import COCO_MAX_DETECTIONS, COCOEvaluator
-from .lvis import LVISEvaluator
-from .mapillary import MapillaryVistasEvaluator
+from .cityscapes_evaluation import CityscapesInstanceEvaluator
+from .coco_evaluation import COCO_MAX_DETECTIONS, COCOEvaluator
+from .lvis_evaluation import LVISEvaluator
+from .mapillary_evaluation import MapillaryVistasEvaluator
 
 
 def _coco(dataset_name: str, output_dir: str, max_detections: int) -> DatasetEvaluator:
@@ -49,11 +49,11 @@ def build_evaluator(cfg: CfgNode, dataset_name: str) -> DatasetEvaluator:
     more, ``TEST.DETECTIONS_PER_IMAGE``.
 
     Raises:
-        InputError: if the dataset has no such type, or one that this project has no evaluator for.
+        UserError: if the dataset has no such type, or one that this project has no evaluator for.
     """
     evaluator_type = MetadataCatalog.get(dataset_name).get("evaluator_type")
     if evaluator_type not in _EVALUATORS:
-        raise InputError(
+        raise UserError(
             f"Dataset {dataset_name!r} has the evaluator_type {evaluator_type!r} in its metadata; "
             f"there are evaluators for {', '.join(map(repr, _EVALUATORS))}."
         )

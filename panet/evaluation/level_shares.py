@@ -15,7 +15,7 @@ from torch import Tensor
 
 from panet.modeling import AllLevelPooler, FusedFirstLayer
 from panet.modeling.pooler import PooledLevels
-from panet.utils.errors import InputError
+from panet.utils.errors import UserError
 
 # FPN's rule: a box of this size in pixels goes to this level.
 _CANONICAL_SIZE, _CANONICAL_LEVEL = 224, 4
@@ -62,7 +62,7 @@ def count_level_shares(
             is given the detections.
 
     Raises:
-        InputError: if the model lacks this head, or its head does not fuse so.
+        UserError: if the model lacks this head, or its head does not fuse so.
     """
     pooler, first_layer = _fused_by_maximum(model, head)
     levels = tuple(getattr(model.roi_heads, f"{head}_in_features"))
@@ -96,13 +96,13 @@ def _fused_by_maximum(
     roi_heads = getattr(model, "roi_heads", None)
     pooler = getattr(roi_heads, f"{head}_pooler", None)
     if pooler is None:
-        raise InputError(
+        raise UserError(
             f"The model has no {head} head; take a configuration with "
             "MODEL.META_ARCHITECTURE 'GeneralizedRCNN'"
             f"{' and MODEL.MASK_ON True' if head == 'mask' else ''}."
         )
     if not isinstance(pooler, AllLevelPooler):
-        raise InputError(
+        raise UserError(
             f"The {head} head does not pool from all levels; it must have MODEL.ROI_HEADS.NAME "
             "'PANetROIHeads' or 'CascadePANetROIHeads' and MODEL.ADAPTIVE_POOLING.ENABLED True."
         )
@@ -113,7 +113,7 @@ def _fused_by_maximum(
         ("POSITION", first_layer.fusion_position, "after"),
     ):
         if value != needed:
-            raise InputError(
+            raise UserError(
                 f"MODEL.ADAPTIVE_POOLING.{key} is {value!r}; which level a feature comes from can "
                 f"only be told with {needed!r}."
             )

@@ -9,7 +9,7 @@ from detectron2.evaluation import DatasetEvaluator
 from detectron2.utils import comm
 from detectron2.utils.events import get_event_storage, has_event_storage
 
-from panet.utils.errors import InputError
+from panet.utils.errors import UserError
 
 from .pictures import draw_comparison
 
@@ -32,10 +32,10 @@ class PictureRecorder(DatasetEvaluator):
             size: the longest side of an image in its picture, in pixels.
 
         Raises:
-            InputError: if ``num_pictures`` is negative.
+            UserError: if ``num_pictures`` is negative.
         """
         if num_pictures < 0:
-            raise InputError(f"TEST.NUM_PICTURES is {num_pictures}; it must be 0 or more.")
+            raise UserError(f"TEST.NUM_PICTURES is {num_pictures}; it must be 0 or more.")
         self.dataset_name = dataset_name
         self.num_pictures = num_pictures
         self.size = size

@@ -12,7 +12,7 @@ from panet.utils.device import replace_cuda_only_norms
 from panet.utils.modules import replace_modules
 
 from .box_head import PANetBoxHead
-from .cpu.fully_connected import FastFullyConnected
+from .cpu.first_layers import FastFullyConnected
 from .cpu.group_norm import ContiguousGroupNorm, convert_group_norms
 from .cpu.layers import activate_in_place, fold_frozen_norms, speed_up_convolutions
 from .fully_connected import FullyConnected

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from panet.config import load_config
 from panet.config_files import find_config_file
-from panet.utils.errors import InputError
+from panet.utils.errors import UserError
 
 from .backbones.timm import use_timm_normalization
 from .build import build_model
@@ -74,15 +74,15 @@ def proposal_network_config(cfg: CfgNode) -> CfgNode:
         cfg: of a ``ProposalNetwork`` or of an R-CNN; it is changed.
 
     Raises:
-        InputError: if it has no RPN of its own.
+        UserError: if it has no RPN of its own.
     """
     if cfg.MODEL.META_ARCHITECTURE not in ("ProposalNetwork", "GeneralizedRCNN"):
-        raise InputError(
+        raise UserError(
             f"MODEL.META_ARCHITECTURE is {cfg.MODEL.META_ARCHITECTURE!r}, which has no RPN; it "
             "must be 'ProposalNetwork' or 'GeneralizedRCNN'."
         )
     if cfg.MODEL.PROPOSAL_GENERATOR.NAME == "PrecomputedProposals":
-        raise InputError(
+        raise UserError(
             "MODEL.PROPOSAL_GENERATOR.NAME is 'PrecomputedProposals': this model reads proposals "
             "and makes none; take the configuration of one with an RPN."
         )
@@ -94,7 +94,7 @@ def proposal_network_config(cfg: CfgNode) -> CfgNode:
 def _build_network(cfg: CfgNode) -> nn.Module:
     own = cfg.MODEL.INDEPENDENT_RPN
     if not own.CONFIG_FILE:
-        raise InputError(
+        raise UserError(
             "MODEL.INDEPENDENT_RPN.CONFIG_FILE is empty; give the configuration of the RPN."
         )
     overrides = ["MODEL.DEVICE", cfg.MODEL.DEVICE, "MODEL.WEIGHTS", own.WEIGHTS]
@@ -103,7 +103,7 @@ def _build_network(cfg: CfgNode) -> nn.Module:
     for section, key in (("MODEL", "PIXEL_MEAN"), ("MODEL", "PIXEL_STD"), ("INPUT", "FORMAT")):
         theirs, ours = network_cfg[section][key], cfg[section][key]
         if theirs != ours:
-            raise InputError(
+            raise UserError(
                 f"{own.CONFIG_FILE} has {section}.{key} {theirs}, and this model {ours}; an "
                 "independent RPN sees the model's images, so they must be the same."
             )

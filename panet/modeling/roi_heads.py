@@ -9,7 +9,7 @@ from detectron2.modeling.roi_heads import ROI_HEADS_REGISTRY, CascadeROIHeads, S
 from detectron2.structures import Instances
 from torch import Tensor
 
-from panet.utils.errors import InputError
+from panet.utils.errors import UserError
 
 from .pooler import build_pooler
 
@@ -81,12 +81,12 @@ def _check_cascade(cfg: CfgNode) -> None:
     """Say in one line what detectron2 asserts."""
     cascade, first_iou = cfg.MODEL.ROI_BOX_CASCADE_HEAD, cfg.MODEL.ROI_HEADS.IOU_THRESHOLDS[0]
     if not cfg.MODEL.ROI_BOX_HEAD.CLS_AGNOSTIC_BBOX_REG:
-        raise InputError(
+        raise UserError(
             "MODEL.ROI_BOX_HEAD.CLS_AGNOSTIC_BBOX_REG is False; a cascade needs it to be True, for "
             "its stages hand on one box for each proposal."
         )
     if len(cascade.IOUS) != len(cascade.BBOX_REG_WEIGHTS) or cascade.IOUS[0] != first_iou:
-        raise InputError(
+        raise UserError(
             f"MODEL.ROI_BOX_CASCADE_HEAD.IOUS is {cascade.IOUS}; it must have as many values as "
             "MODEL.ROI_BOX_CASCADE_HEAD.BBOX_REG_WEIGHTS, the first of them that of "
             f"MODEL.ROI_HEADS.IOU_THRESHOLDS, {first_iou}."

@@ -1,7 +1,7 @@
 """Predicting on images and videos, in Python and into folders of results."""
 
+from .media import UnreadableImageError, read_image
 from .predictor import Predictor, prediction_config
-from .reading import UnreadableImageError, read_image
 
 __all__ = [
     "Predictor",

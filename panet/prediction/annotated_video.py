@@ -5,7 +5,7 @@ from contextlib import suppress
 
 import cv2
 
-from panet.utils.errors import InputError
+from panet.utils.errors import UserError
 
 from .folder import ResultsFolder, frame_name, stamp_of
 from .inputs import Source
@@ -19,7 +19,7 @@ def write_annotated_videos(sources: Sequence[Source], folder: ResultsFolder) -> 
         folder: with their pictures.
 
     Raises:
-        InputError: if OpenCV cannot encode here.
+        UserError: if OpenCV cannot encode here.
     """
     for source in sources:
         if source.is_video and not folder.annotated_video(source.name).exists():
@@ -45,7 +45,7 @@ def _write(source: Source, folder: ResultsFolder, stamp: str) -> None:
                 code = cv2.VideoWriter.fourcc(*"mp4v")
                 writer.open(str(unfinished), code, video["frames_per_second"], (width, height))
                 if not writer.isOpened():
-                    raise InputError(
+                    raise UserError(
                         f"OpenCV cannot encode {target} on this machine; add --no-pictures."
                     )
             writer.write(picture)

@@ -15,8 +15,8 @@ from pycocotools import mask as rle
 from panet.deployment import Category
 from panet.utils.atomic import open_atomically
 
-from .drawing import draw
-from .reading import Picture
+from .annotated_image import draw
+from .media import Picture
 
 _JPEG_OPTIONS = (cv2.IMWRITE_JPEG_QUALITY, 95)
 

@@ -6,7 +6,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from panet.utils.errors import InputError
+from panet.utils.errors import UserError
 
 IMAGE_EXTENSIONS = frozenset(
     f".{kind}"
@@ -51,7 +51,7 @@ def find_files(inputs: Sequence[str], excluded: Path | None = None) -> list[Path
         Absolute paths, each once: in the order of ``inputs``, sorted within each.
 
     Raises:
-        InputError: if one of ``inputs`` gives no file.
+        UserError: if one of ``inputs`` gives no file.
     """
     found: dict[Path, None] = {}
     for name in inputs:
@@ -59,7 +59,7 @@ def find_files(inputs: Sequence[str], excluded: Path | None = None) -> list[Path
         if excluded is not None and not Path(name).is_file():
             paths = [path for path in paths if not path.is_relative_to(_absolute(excluded))]
         if not paths:
-            raise InputError(f"There is no image and no video in {name}.")
+            raise UserError(f"There is no image and no video in {name}.")
         found.update(dict.fromkeys(paths))
     return list(found)
 
@@ -82,7 +82,7 @@ def _expand(name: str) -> Iterator[str]:
             elif "**" not in name:  # of which "**" gives the contents too
                 yield from _search(match)
     else:
-        raise InputError(
+        raise UserError(
             f"There is no file or folder {name}; if it is a configuration key or value, write it "
             "after --opts."
         )

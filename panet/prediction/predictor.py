@@ -16,11 +16,11 @@ from panet.data.availability import CLASS_SECTIONS
 from panet.deployment import check_weights, load_trained_model
 from panet.evaluation.tta.views import view_sizes
 from panet.prepare import prepare
-from panet.utils.errors import InputError
+from panet.utils.errors import UserError
 
-from .detections import to_detections
-from .drawing import draw
-from .reading import Picture, UnreadableImageError
+from .annotated_image import draw
+from .coco_results import to_detections
+from .media import Picture, UnreadableImageError
 
 Prepared = dict[str, Any]
 """An image as models take it: "image", (3, H', W'), uint8, resized, and its "height", "width"."""
@@ -41,18 +41,18 @@ def prediction_config(
         overrides: keys and values in turn.
 
     Raises:
-        InputError: if there is no such configuration, a value is wrong, no weights are named, or
+        UserError: if there is no such configuration, a value is wrong, no weights are named, or
             its model finds no instances in images alone.
     """
     cfg = prepare(load_config(find_config_file(name_or_path), overrides))
     architecture = cfg.MODEL.META_ARCHITECTURE
     if architecture not in CLASS_SECTIONS:
-        raise InputError(
+        raise UserError(
             f"MODEL.META_ARCHITECTURE is {architecture!r}, which finds no instances; it must be "
             f"one of {', '.join(map(repr, CLASS_SECTIONS))}."
         )
     if cfg.MODEL.LOAD_PROPOSALS:
-        raise InputError(
+        raise UserError(
             "MODEL.LOAD_PROPOSALS is True: this model reads proposals from files made for a "
             "dataset; take the configuration of one with an RPN."
         )
@@ -61,7 +61,7 @@ def prediction_config(
     check_weights(cfg)
     if score_threshold is not None:
         if not 0 <= score_threshold <= 1:
-            raise InputError(f"The score threshold is {score_threshold}; it must be from 0 to 1.")
+            raise UserError(f"The score threshold is {score_threshold}; it must be from 0 to 1.")
         cfg.MODEL[CLASS_SECTIONS[architecture]].SCORE_THRESH_TEST = float(score_threshold)
     cfg.freeze()
     return cfg
@@ -80,7 +80,7 @@ class Predictor:
             cfg: as from :func:`prediction_config`.
 
         Raises:
-            InputError: if ``MODEL.WEIGHTS`` cannot be loaded, or does not fit.
+            UserError: if ``MODEL.WEIGHTS`` cannot be loaded, or does not fit.
         """
         self.model, self.categories = load_trained_model(cfg)
         backbone: Any = getattr(self.model, "model", self.model).backbone
@@ -123,7 +123,7 @@ class Predictor:
             "scores", "pred_classes" and, if the model has masks, "pred_masks", (N, H, W), bool.
 
         Raises:
-            InputError: if an array is no such image.
+            UserError: if an array is no such image.
         """
         groups: defaultdict[tuple[int, int], list[tuple[int, Prepared]]] = defaultdict(list)
         for index, image in enumerate(images):
@@ -141,10 +141,10 @@ class Predictor:
 
         Raises:
             UnreadableImageError: if it is so long that nothing would be left of its shorter side.
-            InputError: if the array is not (H, W, 3), uint8.
+            UserError: if the array is not (H, W, 3), uint8.
         """
         if image.ndim != 3 or image.shape[2] != 3 or image.dtype != np.uint8 or image.size == 0:
-            raise InputError(
+            raise UserError(
                 f"The image is an array {image.shape} of {image.dtype}; it must be "
                 "(height, width, 3), uint8, in the order blue, green, red."
             )
@@ -189,7 +189,7 @@ class Predictor:
         return [output["instances"].to("cpu") for output in self.model(list(batch))]
 
     def detections(self, instances: Instances) -> list[dict[str, Any]]:
-        """Instances in COCO's format, see :func:`panet.prediction.detections.to_detections`."""
+        """Instances in COCO's format, see :func:`panet.prediction.coco_results.to_detections`."""
         return to_detections(instances, self.categories)
 
     def draw(self, image: Picture, instances: Instances) -> Picture:

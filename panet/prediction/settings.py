@@ -10,7 +10,7 @@ from detectron2.config import CfgNode
 from detectron2.utils.file_io import PathManager
 
 from panet.deployment import member_configs
-from panet.utils.errors import DownloadError, InputError
+from panet.utils.errors import DownloadError, UserError
 
 _KEYS = ("MODEL", "INPUT", "TEST")
 _NO_MATTER = (
@@ -33,7 +33,7 @@ def prediction_settings(cfg: CfgNode) -> dict[str, Any]:
         ensemble, the settings of its members.
 
     Raises:
-        InputError: if the weights are not there.
+        UserError: if the weights are not there.
     """
     values = {
         key: value
@@ -70,7 +70,7 @@ def _local_file(weights: str) -> Path:
                 "on this machine."
             ) from error
     if not Path(file).is_file():
-        raise InputError(f"There is no checkpoint {file}; give the weights of a trained model.")
+        raise UserError(f"There is no checkpoint {file}; give the weights of a trained model.")
     return Path(file)
 
 

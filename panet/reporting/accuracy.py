@@ -8,7 +8,7 @@ import numpy as np
 import numpy.typing as npt
 from faster_coco_eval import COCO, COCOeval_faster
 
-from panet.evaluation.coco import COCO_MAX_DETECTIONS
+from panet.evaluation.coco_evaluation import COCO_MAX_DETECTIONS
 
 from .detections import Detections
 

@@ -12,8 +12,8 @@ from detectron2.data import DatasetCatalog, MetadataCatalog
 
 from panet.data.availability import check_datasets
 from panet.evaluation import build_evaluator
-from panet.evaluation.coco import COCOEvaluator
-from panet.utils.errors import InputError
+from panet.evaluation.coco_evaluation import COCOEvaluator
+from panet.utils.errors import UserError
 
 PREDICTIONS = Path("inference", "coco_instances_results.json")
 """Where detectron2's evaluator leaves the predictions in the folder of a run."""
@@ -50,23 +50,23 @@ def read_detections(folder: Path, cfg: CfgNode) -> Detections:
         cfg: keys ``DATASETS.TEST``, of which the predictions belong to the last, and ``MODEL``.
 
     Raises:
-        InputError: if the run has no predictions in COCO's format, if its test data is not there
+        UserError: if the run has no predictions in COCO's format, if its test data is not there
             or has no annotations, or if the two do not belong together.
     """
     file = folder / PREDICTIONS
     if not file.is_file():
-        raise InputError(
+        raise UserError(
             f"The run has no {PREDICTIONS}; evaluate it with train_net.py --eval-only, which "
             "leaves one for every dataset with COCO's metrics."
         )
     if not cfg.DATASETS.TEST:
-        raise InputError("DATASETS.TEST is empty; name the dataset that was evaluated.")
+        raise UserError("DATASETS.TEST is empty; name the dataset that was evaluated.")
     dataset = cfg.DATASETS.TEST[-1]
     content = _read_ground_truth(cfg, dataset)
     try:
         predictions = json.loads(file.read_text())
     except ValueError as error:
-        raise InputError(f"{file} is not JSON ({error}); evaluate the run again.") from error
+        raise UserError(f"{file} is not JSON ({error}); evaluate the run again.") from error
     return _number(dataset, content, predictions)
 
 
@@ -75,10 +75,10 @@ def _read_ground_truth(cfg: CfgNode, dataset: str) -> dict[str, Any]:
     DatasetCatalog.get(dataset)  # which draws the embedded one
     evaluator = build_evaluator(cfg, dataset)
     if not isinstance(evaluator, COCOEvaluator):
-        raise InputError(f"The dataset {dataset} is not evaluated with COCO's metrics.")
+        raise UserError(f"The dataset {dataset} is not evaluated with COCO's metrics.")
     content: dict[str, Any] = json.loads(Path(evaluator.json_file).read_text())
     if "annotations" not in content:
-        raise InputError(f"The dataset {dataset} has no annotations to compare with.")
+        raise UserError(f"The dataset {dataset} has no annotations to compare with.")
     return content
 
 
@@ -89,7 +89,7 @@ def _number(
     numbers = {image["id"]: i for i, image in enumerate(content["images"], 1)}
     strangers = [item["image_id"] for item in predictions if item["image_id"] not in numbers]
     if strangers:
-        raise InputError(
+        raise UserError(
             f"{PREDICTIONS} has the image {strangers[0]!r}, which the dataset {dataset} has not; "
             "set DATASETS.TEST to the dataset that was evaluated last."
         )

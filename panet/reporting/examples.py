@@ -17,7 +17,7 @@ from PIL import Image
 from pycocotools import mask as rle
 
 from panet.evaluation import draw_comparison
-from panet.utils.errors import InputError
+from panet.utils.errors import UserError
 
 from .confusion import Mistake
 from .detections import Detections
@@ -61,7 +61,7 @@ def draw_examples(
         min_score: predictions with lower scores are not drawn.
 
     Raises:
-        InputError: if an image cannot be read.
+        UserError: if an image cannot be read.
     """
     images = {image["id"]: image for image in detections.content["images"]}
     names = detections.categories
@@ -117,7 +117,7 @@ def _draw(
             scale=scale,
         )
     except OSError as error:
-        raise InputError(f"The image {image['file_name']} cannot be read: {error}") from error
+        raise UserError(f"The image {image['file_name']} cannot be read: {error}") from error
     halves = []
     for half, own_box in zip(np.split(picture, 2, axis=1), boxes):
         framed = _frame(half, own_box, scale)

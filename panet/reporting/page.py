@@ -6,7 +6,7 @@ from pathlib import Path
 import jinja2
 import numpy as np
 
-from panet.utils.errors import InputError
+from panet.utils.errors import UserError
 from panet.version import __version__
 
 from . import charts
@@ -72,14 +72,14 @@ def write_report(
         min_iou: of boxes that belong together there, above 0 and up to 1.
 
     Raises:
-        InputError: if one of the numbers is out of its range.
+        UserError: if one of the numbers is out of its range.
     """
     if num_examples < 0:
-        raise InputError(f"The number of examples is {num_examples}; it must be 0 or more.")
+        raise UserError(f"The number of examples is {num_examples}; it must be 0 or more.")
     if not 0 <= min_score <= 1:
-        raise InputError(f"The score threshold is {min_score}; it must be from 0 to 1.")
+        raise UserError(f"The score threshold is {min_score}; it must be from 0 to 1.")
     if not 0 < min_iou <= 1:
-        raise InputError(f"The IoU threshold is {min_iou}; it must be above 0 and at most 1.")
+        raise UserError(f"The IoU threshold is {min_iou}; it must be above 0 and at most 1.")
     environment = jinja2.Environment(
         loader=jinja2.FileSystemLoader(Path(__file__).parent),
         autoescape=True,
@@ -124,7 +124,7 @@ def evaluate(run: Run, num_examples: int, min_score: float, min_iou: float) -> E
     """What the predictions of a run tell, see :func:`write_report`."""
     try:
         detections = read_detections(run.folder, run.cfg)
-    except InputError as error:
+    except UserError as error:
         return Evaluation(note=str(error))
     tasks = TASKS if detections.has_masks else {"bbox": TASKS["bbox"]}
     accuracy = {name: measure(detections, task) for task, name in tasks.items()}  # type: ignore[arg-type]
@@ -177,7 +177,7 @@ def _mistakes(
             note = f"{min(number, len(mistakes)):,} of {len(mistakes):,}, framed."
             try:
                 examples = draw_examples(mistakes[:number], detections, min_score)
-            except InputError as error:
+            except UserError as error:
                 note = str(error)
             sections.append((title, note, examples))
     return sections

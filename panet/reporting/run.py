@@ -12,7 +12,7 @@ from detectron2.config import CfgNode
 
 from panet.config import load_config
 from panet.prepare import prepare
-from panet.utils.errors import InputError
+from panet.utils.errors import UserError
 
 Metrics = dict[int, dict[str, float]]
 """The metrics that were written at an iteration."""
@@ -48,15 +48,15 @@ def read_run(folder: Path, overrides: Sequence[str] = ()) -> Run:
         overrides: keys and values in turn, which replace those of its configuration.
 
     Raises:
-        InputError: if there is no such folder, none that a run wrote, or its configuration or an
+        UserError: if there is no such folder, none that a run wrote, or its configuration or an
             override is wrong.
     """
     advice = "give the OUTPUT_DIR of a run of train_net.py or of make demo"
     if not folder.is_dir():
-        raise InputError(f"There is no folder {folder}; {advice}.")
+        raise UserError(f"There is no folder {folder}; {advice}.")
     config_file = folder / "config.yaml"
     if not config_file.is_file():
-        raise InputError(f"{folder} is not the folder of a run, it has no config.yaml; {advice}.")
+        raise UserError(f"{folder} is not the folder of a run, it has no config.yaml; {advice}.")
     # What reading the data leaves goes there too, not where the folder once was.
     options = [*overrides, "OUTPUT_DIR", str(folder.resolve())]
     cfg = prepare(load_config(str(config_file), options))

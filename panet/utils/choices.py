@@ -3,7 +3,7 @@
 import difflib
 from collections.abc import Collection, Iterable
 
-from .errors import InputError
+from .errors import UserError
 
 
 def check_choice(key: str, value: str, allowed: Collection[str]) -> str:
@@ -15,10 +15,10 @@ def check_choice(key: str, value: str, allowed: Collection[str]) -> str:
         allowed: every valid value.
 
     Raises:
-        InputError: naming the key, the value and the allowed values.
+        UserError: naming the key, the value and the allowed values.
     """
     if value not in allowed:
-        raise InputError(f"{key} is {value!r}; it must be one of {', '.join(map(repr, allowed))}.")
+        raise UserError(f"{key} is {value!r}; it must be one of {', '.join(map(repr, allowed))}.")
     return value
 
 

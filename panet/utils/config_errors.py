@@ -8,12 +8,12 @@ import yaml
 from detectron2.config import CfgNode
 
 from .choices import closest
-from .errors import InputError
+from .errors import UserError
 
 
 @contextmanager
 def explained_config_errors(cfg: CfgNode) -> Iterator[None]:
-    """Turn the errors of merging a file or a list into ``cfg`` into an :class:`InputError`.
+    """Turn the errors of merging a file or a list into ``cfg`` into an :class:`UserError`.
 
     Unknown keys are told with the closest known one, wrong types with the right one.
     """
@@ -22,13 +22,13 @@ def explained_config_errors(cfg: CfgNode) -> Iterator[None]:
     except yaml.MarkedYAMLError as error:
         mark = error.problem_mark
         where = f"{mark.name}, line {mark.line + 1}" if mark is not None else "A configuration file"
-        raise InputError(f"{where} is not valid YAML: {error.problem}.") from error
+        raise UserError(f"{where} is not valid YAML: {error.problem}.") from error
     except OSError as error:
-        raise InputError(
+        raise UserError(
             f"The configuration file {error.filename} cannot be read: {error.strerror}."
         ) from error
     except (KeyError, ValueError, AssertionError) as error:
-        raise InputError(_explain(str(error.args[0]) if error.args else "", cfg)) from error
+        raise UserError(_explain(str(error.args[0]) if error.args else "", cfg)) from error
 
 
 def _explain(message: str, cfg: CfgNode) -> str:

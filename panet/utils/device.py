@@ -9,7 +9,7 @@ from detectron2.utils import comm
 from torch import Tensor
 
 from .cpu import has_fast_bfloat16
-from .errors import InputError
+from .errors import UserError
 
 logger = logging.getLogger(__name__)
 
@@ -93,11 +93,11 @@ def check_gpus(processes: int) -> None:
     """Check that each of ``processes`` processes can have a GPU, if the machine has any.
 
     Raises:
-        InputError: if there are fewer.
+        UserError: if there are fewer.
     """
     gpus = torch.cuda.device_count()
     if 0 < gpus < processes:
-        raise InputError(f"--num-gpus is {processes}, but this machine has {gpus} GPUs.")
+        raise UserError(f"--num-gpus is {processes}, but this machine has {gpus} GPUs.")
 
 
 def limit_cpu_threads(processes: int) -> None:

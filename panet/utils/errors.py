@@ -11,33 +11,33 @@ from detectron2.utils import comm
 from torch.multiprocessing.spawn import ProcessExitedException
 
 
-class InputError(ValueError):
+class UserError(ValueError):
     """A file, a configuration key or an argument is wrong; the message says which and what to do.
 
     Programs of this project show the message alone, without a traceback.
     """
 
 
-class DownloadError(InputError, OSError):
+class DownloadError(UserError, OSError):
     """A file that should come over the network does not."""
 
 
 def add_debug_argument(parser: argparse.ArgumentParser) -> None:
-    """Add ``--debug``, with which :func:`exit_on_input_error` shows tracebacks."""
+    """Add ``--debug``, with which :func:`exit_on_user_error` shows tracebacks."""
     parser.add_argument("--debug", action="store_true", help="show tracebacks of all errors")
 
 
 @contextmanager
-def exit_on_input_error() -> Iterator[None]:
+def exit_on_user_error() -> Iterator[None]:
     """End the program with one line on standard error instead of a traceback.
 
-    So do an :class:`InputError` and a full disk, with status 2, and Ctrl-C, with status 130. It
+    So do an :class:`UserError` and a full disk, with status 2, and Ctrl-C, with status 130. It
     goes around a program's main function and, where detectron2's ``launch`` runs that in several
     processes, around the call of ``launch`` too.
     """
     try:
         yield
-    except InputError as error:
+    except UserError as error:
         _show(str(error))
         sys.exit(2)
     except OSError as error:

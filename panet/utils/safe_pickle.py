@@ -14,7 +14,7 @@ import numpy as np
 import numpy.typing as npt
 from detectron2.utils.file_io import PathManager
 
-from .errors import InputError
+from .errors import UserError
 
 Constructors = Mapping[tuple[str, str], Callable[..., Any]]
 
@@ -119,7 +119,7 @@ def load_pickle(path: str, constructors: Constructors | None = None) -> Any:
             name; they must be safe to call with any arguments.
 
     Raises:
-        InputError: if there is no such file, if it is damaged, or if it names anything else.
+        UserError: if there is no such file, if it is damaged, or if it names anything else.
     """
     try:
         with PathManager.open(path, "rb") as file:
@@ -127,9 +127,9 @@ def load_pickle(path: str, constructors: Constructors | None = None) -> Any:
                 _DataUnpickler(file, {**_CONSTRUCTORS, **(constructors or {})}).load()
             )
     except FileNotFoundError as error:
-        raise InputError(f"{path} does not exist.") from error
+        raise UserError(f"{path} does not exist.") from error
     # Damaged files raise almost anything.
     except Exception as error:
-        raise InputError(
+        raise UserError(
             f"{path} cannot be read as pickled arrays and plain containers: {error}."
         ) from error

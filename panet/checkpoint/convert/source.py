@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
-from panet.utils.errors import InputError
+from panet.utils.errors import UserError
 
 Tensors = dict[str, Tensor]
 
@@ -19,7 +19,7 @@ class Source:
         modules: the modules of its model that have parameters, and this project's names of them.
         recognize: takes a checkpoint's tensors and returns the configuration of this project that
             describes their model: a name of the model zoo, with keys and values in turn. Raises
-            ``InputError`` if there is none, saying what kind of model it is instead.
+            ``UserError`` if there is none, saying what kind of model it is instead.
         adapt: changes tensors, already renamed, in place to what they must be here, and returns
             for each of those that it dropped something of, by name, what that was.
     """
@@ -57,11 +57,11 @@ def refuse(wrong: Mapping[str, bool]) -> None:
         wrong: what it may have, as the end of "it has ...", and whether that is so.
 
     Raises:
-        InputError: with the first that is so.
+        UserError: with the first that is so.
     """
     for what, is_so in wrong.items():
         if is_so:
-            raise InputError(f"it has {what}.")
+            raise UserError(f"it has {what}.")
 
 
 def model_options(

@@ -1,6 +1,6 @@
 """Several views of an image and several models, merged into one result."""
 
-from .build import add_testing_tricks
 from .ensemble import RCNNEnsemble
+from .tta_model import add_tta
 
-__all__ = ["RCNNEnsemble", "add_testing_tricks"]
+__all__ = ["RCNNEnsemble", "add_tta"]

@@ -7,7 +7,7 @@ from detectron2.modeling.roi_heads import CascadeROIHeads, ROIHeads, StandardROI
 from detectron2.structures import Boxes, Instances
 from torch import Tensor
 
-from panet.utils.errors import InputError
+from panet.utils.errors import UserError
 
 BoxPredictions = tuple[list[Tensor], list[Tensor]]
 """For each image, for its R proposals: boxes in pixels, (R, 4 K) or, class-agnostic, (R, 4); and
@@ -26,9 +26,9 @@ def predict_boxes(
         proposals: of N images, with "proposal_boxes".
 
     Raises:
-        InputError: if these RoI heads are no :class:`StandardROIHeads`.
+        UserError: if these RoI heads are no :class:`StandardROIHeads`.
     """
-    raise InputError(
+    raise UserError(
         f"Test-time augmentation, voting and ensembles do not know how {type(roi_heads).__name__} "
         "score proposals; MODEL.ROI_HEADS.NAME must be PANetROIHeads, CascadePANetROIHeads or one "
         "of detectron2's StandardROIHeads and CascadeROIHeads."

@@ -14,7 +14,7 @@ from detectron2.structures import Boxes, ImageList, Instances, ROIMasks
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
-from panet.utils.errors import InputError
+from panet.utils.errors import UserError
 
 from .box_predictions import choose_candidates, predict_boxes
 from .tight_boxes import tighten_boxes
@@ -62,7 +62,7 @@ class RCNNEnsemble(GeneralizedRCNNWithTTA):
                 ``TEST.AUG.BATCH_SIZE``.
 
         Raises:
-            InputError: if the models cannot be merged, or a key is wrong.
+            UserError: if the models cannot be merged, or a key is wrong.
         """
         members: list[Any] = [
             m.module if isinstance(m, DistributedDataParallel) else m for m in models
@@ -70,7 +70,7 @@ class RCNNEnsemble(GeneralizedRCNNWithTTA):
         _check_members(cfg, members, proposals_from)
         batch_size = cfg.TEST.AUG.BATCH_SIZE if batch_size is None else batch_size
         if batch_size < 1:
-            raise InputError(f"TEST.AUG.BATCH_SIZE is {batch_size}; it must be at least 1.")
+            raise UserError(f"TEST.AUG.BATCH_SIZE is {batch_size}; it must be at least 1.")
         parent_cfg = cfg.clone()
         parent_cfg.defrost()
         parent_cfg.MODEL.LOAD_PROPOSALS = False  # which the superclass refuses
@@ -184,7 +184,7 @@ class RCNNEnsemble(GeneralizedRCNNWithTTA):
                 masks.append([in_view.pred_masks for in_view in found])
         for in_view, members_masks in zip(detections, zip(*masks)):
             if len({mask.shape for mask in members_masks}) > 1:
-                raise InputError(
+                raise UserError(
                     "The models of TEST.ENSEMBLE.MEMBERS have masks of different sizes; give them "
                     "the same MODEL.ROI_MASK_HEAD.POOLER_RESOLUTION."
                 )
@@ -223,32 +223,32 @@ def _mean_boxes(boxes: Sequence[Tensor]) -> Tensor:
 def _check_members(cfg: CfgNode, members: Sequence[Any], proposals_from: int) -> None:
     for member in members:
         if not isinstance(member, GeneralizedRCNN):
-            raise InputError(
+            raise UserError(
                 "Test-time augmentation, voting, tightened boxes and ensembles are for "
                 "MODEL.META_ARCHITECTURE GeneralizedRCNN, and this model is a "
                 f"{type(member).__name__}; switch TEST.AUG, TEST.BOX_VOTING and "
                 "TEST.TIGHTEN_BOXES off."
             )
     if cfg.MODEL.KEYPOINT_ON:
-        raise InputError(
+        raise UserError(
             "MODEL.KEYPOINT_ON is True; test-time augmentation and ensembles merge no keypoints."
         )
     if not 0 <= proposals_from < len(members):
-        raise InputError(
+        raise UserError(
             f"TEST.ENSEMBLE.PROPOSALS_FROM is {proposals_from}; it must be the number of one of "
             f"the {len(members)} models, counted from 0."
         )
     if members[proposals_from].proposal_generator is None and not cfg.MODEL.LOAD_PROPOSALS:
-        raise InputError(
+        raise UserError(
             f"Model {proposals_from}, which TEST.ENSEMBLE.PROPOSALS_FROM names, has no RPN; name "
             "another, or have proposals read from files with MODEL.LOAD_PROPOSALS."
         )
     num_classes = cfg.MODEL.ROI_HEADS.NUM_CLASSES
     for member in members:
         if member.roi_heads.num_classes != num_classes:
-            raise InputError(
+            raise UserError(
                 f"MODEL.ROI_HEADS.NUM_CLASSES is {num_classes}, but a model of "
                 f"TEST.ENSEMBLE.MEMBERS has {member.roi_heads.num_classes} classes."
             )
     if cfg.TEST.TIGHTEN_BOXES and not any(member.roi_heads.mask_on for member in members):
-        raise InputError("TEST.TIGHTEN_BOXES is True, but the model has no masks.")
+        raise UserError("TEST.TIGHTEN_BOXES is True, but the model has no masks.")

@@ -11,7 +11,7 @@ from detectron2.structures import Boxes, Instances
 from fvcore.transforms import HFlipTransform, NoOpTransform, TransformList
 from torch import Tensor
 
-from panet.utils.errors import InputError
+from panet.utils.errors import UserError
 
 from .tiles import TileTransform, cut_tiles
 
@@ -26,7 +26,7 @@ def build_view_mapper(cfg: CfgNode) -> ViewMapper:
     """The views that ``TEST.AUG`` asks for, or the image itself.
 
     Raises:
-        InputError: if a key of ``TEST.AUG`` has an impossible value.
+        UserError: if a key of ``TEST.AUG`` has an impossible value.
     """
     options = cfg.TEST.AUG
     if not options.ENABLED:
@@ -50,11 +50,9 @@ def build_view_mapper(cfg: CfgNode) -> ViewMapper:
 def _check_options(cfg: CfgNode) -> None:
     options = cfg.TEST.AUG
     if not all(scale > 0 for scale in options.SCALES):
-        raise InputError(
-            f"TEST.AUG.SCALES is {tuple(options.SCALES)}; all of them must be above 0."
-        )
+        raise UserError(f"TEST.AUG.SCALES is {tuple(options.SCALES)}; all of them must be above 0.")
     if options.WINDOW < 0 or (options.WINDOW and not 0 <= options.OVERLAP < options.WINDOW):
-        raise InputError(
+        raise UserError(
             f"TEST.AUG.WINDOW is {options.WINDOW} and TEST.AUG.OVERLAP {options.OVERLAP}; they "
             "must not be negative, and the overlap must be smaller."
         )

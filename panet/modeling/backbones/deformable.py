@@ -11,7 +11,7 @@ from detectron2.modeling.backbone.resnet import BottleneckBlock, DeformBottlenec
 from torch import Tensor, nn
 from torchvision.ops import deform_conv2d
 
-from panet.utils.errors import InputError
+from panet.utils.errors import UserError
 from panet.utils.modules import convert_convolution, replace_modules
 
 STAGES = ("res2", "res3", "res4", "res5")
@@ -62,7 +62,7 @@ class DeformBlock(DeformBottleneckBlock):
             modulated, num_groups: see :func:`make_deformable`.
 
         Raises:
-            InputError: if the channels cannot be divided into so many groups.
+            UserError: if the channels cannot be divided into so many groups.
         """
         # The superclass would build layers that need detectron2's extension.
         CNNBlockBase.__init__(self, block.in_channels, block.out_channels, block.stride)
@@ -82,11 +82,11 @@ def build_resnet(cfg: CfgNode, input_shape: ShapeSpec) -> ResNet:
         input_shape: channels of the images.
 
     Raises:
-        InputError: if a ``DEFORM_*`` key does not fit the network.
+        UserError: if a ``DEFORM_*`` key does not fit the network.
     """
     options = cfg.MODEL.RESNETS
     if len(options.DEFORM_ON_PER_STAGE) != len(STAGES):
-        raise InputError(
+        raise UserError(
             f"MODEL.RESNETS.DEFORM_ON_PER_STAGE is {options.DEFORM_ON_PER_STAGE}; it must have one "
             f"value for each of {', '.join(STAGES)}."
         )
@@ -122,13 +122,13 @@ def make_deformable(
         ``resnet`` itself.
 
     Raises:
-        InputError: if a block is of another kind, or its channels cannot be divided so.
+        UserError: if a block is of another kind, or its channels cannot be divided so.
     """
     for name in stages:
         stage: Any = resnet.get_submodule(name)
         for block in stage:
             if not isinstance(block, BottleneckBlock):
-                raise InputError(
+                raise UserError(
                     f"MODEL.RESNETS.DEFORM_ON_PER_STAGE is True for {name}, which has no "
                     "bottleneck blocks; choose a MODEL.RESNETS.DEPTH of 50 or more."
                 )
@@ -145,7 +145,7 @@ def make_deformable(
 
 def _offset_conv(conv: Any, modulated: bool, num_groups: int) -> nn.Module:
     if num_groups < 1 or conv.in_channels % num_groups != 0:
-        raise InputError(
+        raise UserError(
             f"MODEL.RESNETS.DEFORM_NUM_GROUPS is {num_groups}; it must divide the "
             f"{conv.in_channels} channels of a deformable convolution."
         )

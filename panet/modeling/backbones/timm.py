@@ -60,7 +60,7 @@ class TimmBackbone(Backbone):
             in_channels: of the images.
 
         Raises:
-            InputError: if timm is not installed or does not know the name, the arguments or the
+            UserError: if timm is not installed or does not know the name, the arguments or the
                 indices; if the model has not the strides of ``out_features`` or takes images of
                 one size only; if the norm is unknown; if there are no weights.
             DownloadError: if the weights can neither be found nor downloaded.
@@ -166,7 +166,7 @@ def use_timm_normalization(cfg: CfgNode) -> None:
     ``MODEL.PIXEL_MEAN`` and ``MODEL.PIXEL_STD`` become the model's own.
 
     Raises:
-        InputError: if timm is not installed or has no such model.
+        UserError: if timm is not installed or has no such model.
     """
     if cfg.MODEL.BACKBONE.NAME in _BUILDERS and cfg.MODEL.TIMM.OWN_NORMALIZATION:
         cfg.INPUT.FORMAT = "RGB"

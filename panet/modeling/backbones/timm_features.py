@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from panet.utils.choices import closest
-from panet.utils.errors import DownloadError, InputError
+from panet.utils.errors import DownloadError, UserError
 
 # Ways to ask for images of any size. Each is tried, as families of models know one or none.
 _ANY_SIZE: tuple[dict[str, Any], ...] = (
@@ -46,7 +46,7 @@ def pretrained_config(name: str, overlay: Mapping[str, Any] | None = None) -> An
         overlay: entries to replace.
 
     Raises:
-        InputError: if timm is not installed or has no such model or tag, with the closest ones.
+        UserError: if timm is not installed or has no such model or tag, with the closest ones.
     """
     timm = import_timm()
     names = timm.list_models() + timm.list_pretrained()
@@ -54,7 +54,7 @@ def pretrained_config(name: str, overlay: Mapping[str, Any] | None = None) -> An
     if name not in names and not (timm.is_model(architecture) and not tag):
         same = timm.list_pretrained(f"{architecture}.*") if timm.is_model(architecture) else []
         close = same or closest(name, timm.list_models())
-        raise InputError(
+        raise UserError(
             f"MODEL.TIMM.NAME is {name!r}, which timm {timm.__version__} does not have; the "
             f"closest are {', '.join(close)}."
         )
@@ -81,14 +81,14 @@ def plan_features(
             computed from.
 
     Raises:
-        InputError: if the model is not a feature extractor or not one with these strides, does
+        UserError: if the model is not a feature extractor or not one with these strides, does
             not know the arguments or indices, or takes images of one size only.
     """
     own_size = pretrained_config(name, arguments.get("pretrained_cfg_overlay")).input_size[-1]
     try:
         information = _build_without_memory(name, arguments).feature_info.info
     except Exception as error:
-        raise InputError(
+        raise UserError(
             f"MODEL.TIMM.NAME {name} with MODEL.TIMM.ARGUMENTS {dict(arguments)} cannot be built "
             f"as a feature extractor: {error}"
         ) from error
@@ -117,7 +117,7 @@ def plan_features(
                 _parameters_behind(model, [features[stride] for stride in strides])
                 - _frozen_parameters(model, features, modules, freeze_at),
             )
-    raise InputError(
+    raise UserError(
         f"MODEL.TIMM.NAME {name} cannot be a detector's backbone: it does not take images of any "
         f"size ({str(refusal) or type(refusal).__name__})."
     )
@@ -132,14 +132,14 @@ def build_features(name: str, pretrained: bool, arguments: Mapping[str, Any]) ->
         arguments: what else to build it with.
 
     Raises:
-        InputError: if timm has no weights for it, or they do not fit the arguments.
+        UserError: if timm has no weights for it, or they do not fit the arguments.
         DownloadError: if they cannot be had.
     """
     timm = import_timm()
     source = pretrained_config(name, arguments.get("pretrained_cfg_overlay"))
     if pretrained and not source.has_weights:
         tags = timm.list_pretrained(f"{source.architecture}.*")
-        raise InputError(
+        raise UserError(
             f"timm has no weights for MODEL.TIMM.NAME {name}; set MODEL.TIMM.PRETRAINED False, or "
             f"give a name that has some{', such as ' + tags[0] if tags else ''}."
         )
@@ -157,7 +157,7 @@ def build_features(name: str, pretrained: bool, arguments: Mapping[str, Any]) ->
     except (RuntimeError, UnpicklingError) as error:
         if not pretrained:
             raise
-        raise InputError(
+        raise UserError(
             f"The weights of MODEL.TIMM.NAME {name} cannot be loaded: {error}"
         ) from error
 
@@ -173,16 +173,14 @@ def import_timm() -> Any:
     """The package, which is imported only where a timm model is used.
 
     Raises:
-        InputError: if it is not installed.
+        UserError: if it is not installed.
     """
     try:
         import timm
     except ModuleNotFoundError as error:
         if error.name != "timm":
             raise
-        raise InputError(
-            "timm is not installed, which MODEL.TIMM needs: pip install timm"
-        ) from None
+        raise UserError("timm is not installed, which MODEL.TIMM needs: pip install timm") from None
     return timm
 
 
@@ -203,7 +201,7 @@ def _choose_indices(
 ) -> dict[int, int]:
     """By stride, the features that are needed and those that lie between them and the stem."""
     if any(not 0 <= index < len(information) for index in out_indices):
-        raise InputError(
+        raise UserError(
             f"MODEL.TIMM.OUT_INDICES is {tuple(out_indices)}, but {name} has features 0 to "
             f"{len(information) - 1}."
         )
@@ -214,7 +212,7 @@ def _choose_indices(
     chosen = {stride: index for index, stride in available.items()}
     chosen.update({available[index]: index for index in out_indices if index in available})
     if not set(strides) <= set(chosen):
-        raise InputError(
+        raise UserError(
             f"MODEL.TIMM.NAME {name} has features of strides "
             f"{', '.join(map(str, sorted(chosen)))}, but MODEL.FPN.IN_FEATURES needs "
             f"{', '.join(map(str, strides))}."

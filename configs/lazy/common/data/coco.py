@@ -8,7 +8,7 @@ from omegaconf import OmegaConf
 from panet.data.loader import build_train_loader
 from panet.data.mapper import InstanceMapMapper
 from panet.data.records import read_records
-from panet.evaluation.coco import COCOEvaluator
+from panet.evaluation.coco_evaluation import COCOEvaluator
 
 dataloader = OmegaConf.create()
 

@@ -1,0 +1,131 @@
+"""Reading images and videos from files that may be anything."""
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import cv2
+import numpy as np
+import numpy.typing as npt
+from detectron2.data import detection_utils
+from PIL import Image, UnidentifiedImageError
+
+from panet.utils.errors import UserError
+
+Picture = npt.NDArray[np.uint8]
+"""(H, W, 3), BGR."""
+
+_CAMERA_BITS = (8, 10, 12, 14, 16)
+
+
+class UnreadableImageError(UserError):
+    """A file is no image or video, is damaged, or is too small to find anything in."""
+
+
+def read_image(path: Path) -> Picture:
+    """An image as detectron2 reads it, but for those of more than 8 bits.
+
+    It is upright if its EXIF data say how. Of several pages the first is read, and transparency is
+    ignored. Greyscale of more than 8 bits, which otherwise would be cut off at 255, is scaled, see
+    :func:`to_eight_bits`.
+
+    Raises:
+        UnreadableImageError: if it cannot be read, or has one pixel in a row or column.
+    """
+    if path.is_file() and path.stat().st_size == 0:
+        raise UnreadableImageError("the file is empty")
+    try:
+        with Image.open(path) as file:
+            is_deep = file.mode.startswith(("I", "F"))
+        if is_deep:
+            grey = to_eight_bits(detection_utils.read_image(str(path)))
+            image = np.repeat(grey[:, :, None], 3, axis=2)
+        else:
+            image = np.ascontiguousarray(detection_utils.read_image(str(path), "BGR"))
+    except UnidentifiedImageError as error:
+        raise UnreadableImageError("it is no image of a known format") from error
+    except Exception as error:  # what decoders raise at damaged files has no common class
+        reason = " ".join(str(error).split()) or type(error).__name__
+        raise UnreadableImageError(reason) from error
+    if min(image.shape[:2]) < 2:
+        raise UnreadableImageError(f"it has only {image.shape[1]} x {image.shape[0]} pixels")
+    return image
+
+
+def to_eight_bits(values: npt.NDArray[np.generic]) -> npt.NDArray[np.uint8]:
+    """Scale greyscale values to 0 ... 255.
+
+    What white is, files do not say: cameras with 12 bits store their numbers in 16. It is taken to
+    be 1 for fractions up to 1, else the end of the smallest range of 8, 10, 12, 14 or 16 bits that
+    has all values, else the largest value. So 8-bit values stay as they are.
+
+    Args:
+        values: (H, W), of any real type; negative ones and NaN become black.
+
+    Returns:
+        (H, W).
+    """
+    finite = np.nan_to_num(values.astype(np.float64), nan=0.0, posinf=0.0, neginf=0.0).clip(min=0)
+    highest = finite.max(initial=0.0)
+    ranges = [2**bits - 1 for bits in _CAMERA_BITS]
+    if highest <= 1 and np.issubdtype(values.dtype, np.floating):
+        white = 1.0
+    else:
+        white = next((end for end in ranges if highest <= end), highest)
+    return np.rint(finite * (255 / white)).astype(np.uint8)
+
+
+@contextmanager
+def _opened(path: Path) -> Iterator[cv2.VideoCapture]:
+    if not path.is_file():
+        raise UnreadableImageError("there is no such file")
+    capture = cv2.VideoCapture(str(path))
+    try:
+        if not capture.isOpened():
+            raise UnreadableImageError("it is no video that OpenCV can read")
+        yield capture
+    finally:
+        capture.release()
+
+
+def probe_video(path: Path) -> tuple[int, float]:
+    """The number of frames that a video claims to have, or 0, and its frames per second.
+
+    Raises:
+        UnreadableImageError: if it cannot be opened.
+    """
+    with _opened(path) as capture:
+        frames = capture.get(cv2.CAP_PROP_FRAME_COUNT)
+        rate = capture.get(cv2.CAP_PROP_FPS)
+    return max(0, int(frames)), rate if 0 < rate < 1000 else 25.0
+
+
+def read_frames(
+    path: Path, is_wanted: Callable[[int], bool]
+) -> Iterator[tuple[int, Picture | None]]:
+    """All frames of a video, in order.
+
+    Args:
+        path: of the video.
+        is_wanted: whether to return the frame of that number. Frames cannot be jumped to without
+            risking to hit a neighbour, so the others are passed over one by one.
+
+    Yields:
+        The frame's number, from 1 on; the frame, or None if it is not wanted.
+
+    Raises:
+        UnreadableImageError: if it cannot be opened or has no frame.
+    """
+    with _opened(path) as capture:
+        number = 0
+        while capture.grab():
+            number += 1
+            if is_wanted(number):
+                read, frame = capture.retrieve()
+                if not read:
+                    break
+                yield number, frame.astype(np.uint8, copy=False)
+            else:
+                yield number, None
+    if number == 0:
+        raise UnreadableImageError("it has no frame that can be read")

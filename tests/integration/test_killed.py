@@ -1,0 +1,72 @@
+"""A training that is killed again and again ends like one that nobody disturbed."""
+
+import json
+import os
+import random
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import torch
+from paths import CONFIGS, ROOT
+
+KILLS = int(os.environ.get("PANET_TEST_KILLS", "2"))
+OPTIONS = {
+    "MODEL.WEIGHTS": "",
+    "MODEL.RPN.POST_NMS_TOPK_TRAIN": 20,
+    "MODEL.FPN.OUT_CHANNELS": 32,
+    "MODEL.ROI_BOX_HEAD.FC_DIM": 32,
+    "INPUT.MIN_SIZE_TRAIN": "(64,)",
+    "SOLVER.IMS_PER_BATCH": 2,
+    "SOLVER.MAX_ITER": 20 + 10 * KILLS,
+    "SOLVER.CHECKPOINT_PERIOD": 3,
+    "DATALOADER.NUM_WORKERS": 1,
+    "DATASETS.TEST": "()",
+}
+
+
+def start(output_dir: Path) -> subprocess.Popen[bytes]:
+    options = {**OPTIONS, "OUTPUT_DIR": output_dir}
+    config_file = CONFIGS / "quick" / "panet_R18_shapes.yaml"
+    command = [sys.executable, ROOT / "train_net.py", "--resume", "--config-file", config_file]
+    command += [str(item) for pair in options.items() for item in pair]
+    with (output_dir.parent / "output.txt").open("ab") as output:
+        return subprocess.Popen(command, stdout=output, stderr=output, start_new_session=True)
+
+
+def last_checkpoint(output_dir: Path) -> str:
+    file = output_dir / "last_checkpoint"
+    return file.read_text() if file.exists() else ""
+
+
+def finish(output_dir: Path) -> dict[str, torch.Tensor]:
+    process = start(output_dir)
+    assert process.wait() == 0, (output_dir.parent / "output.txt").read_text()[-3000:]
+    return torch.load(output_dir / "model_final.pth", weights_only=True)["model"]
+
+
+def test_killed_at_random_moments(tmp_path: Path) -> None:
+    undisturbed, killed = tmp_path / "a" / "run", tmp_path / "b" / "run"
+    for folder in (undisturbed, killed):
+        folder.mkdir(parents=True)
+    expected = finish(undisturbed)
+    rng = random.Random(0)
+    for _ in range(KILLS):
+        before = last_checkpoint(killed)
+        process = start(killed)
+        # Once it has got further, for it would never end otherwise.
+        while last_checkpoint(killed) == before and process.poll() is None:
+            time.sleep(0.02)
+        time.sleep(rng.uniform(0, 0.6))
+        os.killpg(process.pid, signal.SIGKILL)
+        process.wait()
+    found = finish(killed)
+    assert all(torch.equal(value, expected[name]) for name, value in found.items())
+    text = (killed.parent / "output.txt").read_text()
+    assert text.count("Starting training from iteration") >= 2
+    iterations = [
+        json.loads(line)["iteration"] for line in (killed / "metrics.json").read_text().splitlines()
+    ]
+    assert max(iterations) == OPTIONS["SOLVER.MAX_ITER"] - 1

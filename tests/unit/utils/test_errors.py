@@ -1,0 +1,103 @@
+"""Errors that users can mend are shown in one line."""
+
+import errno
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+from panet import load_config
+from panet.prepare import prepare
+from panet.utils.device import check_gpus
+from panet.utils.errors import UserError, exit_on_user_error
+
+
+def stderr_and_status(
+    error: BaseException, capsys: pytest.CaptureFixture[str]
+) -> tuple[list[str], int]:
+    with pytest.raises(SystemExit) as end, exit_on_user_error():
+        raise error
+    return capsys.readouterr().err.splitlines(), end.value.code
+
+
+@pytest.mark.parametrize(
+    ("error", "message", "status"),
+    [
+        (UserError("The file a is wrong."), "error: The file a is wrong.", 2),
+        (
+            OSError(errno.ENOSPC, "No space left on device", "out/model.pth"),
+            "error: There is no space left to write out/model.pth; make room, then go on with "
+            "--resume if it was a training.",
+            2,
+        ),
+        (KeyboardInterrupt(), "error: Interrupted.", 130),
+    ],
+)
+def test_one_line_and_a_status(
+    error: BaseException, message: str, status: int, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert stderr_and_status(error, capsys) == ([message], status)
+
+
+def test_debug_shows_the_traceback(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(sys, "argv", ["train_net.py", "--debug"])
+    lines, status = stderr_and_status(UserError("wrong"), capsys)
+    assert lines[0] == "Traceback (most recent call last):"
+    assert (lines[-1], status) == ("error: wrong", 2)
+
+
+def test_other_errors_pass() -> None:
+    for error in (ValueError("a bug"), OSError(errno.EACCES, "denied")):
+        with pytest.raises(type(error)), exit_on_user_error():
+            raise error
+
+
+@pytest.mark.parametrize(
+    ("overrides", "message"),
+    [
+        (
+            ["MODEL.PAFPN.NROM", "GN"],
+            "no configuration key MODEL.PAFPN.NROM; the closest is MODEL.PAFPN.NORM",
+        ),
+        (
+            ["MODEL.MASKON", "True"],
+            "no configuration key MODEL.MASKON; the closest is MODEL.MASK_ON",
+        ),
+        (
+            ["SOLVER.MAX_ITER", "many"],
+            "SOLVER.MAX_ITER is many, of type str; it must be of type int",
+        ),
+        (["SOLVER.MAX_ITER"], "has no value; give KEY VALUE pairs"),
+    ],
+)
+def test_wrong_keys_and_values(overrides: list[str], message: str) -> None:
+    with pytest.raises(UserError, match=message):
+        prepare(load_config("", overrides))
+
+
+def test_wrong_files(tmp_path: Path) -> None:
+    path = tmp_path / "own.yaml"
+    with pytest.raises(UserError, match=r"no configuration file .*own.yaml"):
+        prepare(load_config(str(path)))
+    for content, message in (
+        ("MODEL:\n  PAFPN:\n    NROM: GN\n", "no configuration key MODEL.PAFPN.NROM"),
+        ("MODEL: [1\nSOLVER: 2\n", "own.yaml, line 2 is not valid YAML"),
+        ("A: !!python/object/apply:os.mkdir [trace]\n", "own.yaml, line 1 is not valid YAML"),
+        ("_BASE_: gone.yaml\n", r"The configuration file .*gone.yaml cannot be read"),
+        ("SOLVER:\n  BASE_LR: [1]\n", "SOLVER.BASE_LR is .*, of type list; it must be .* float"),
+    ):
+        path.write_text(content)
+        with pytest.raises(UserError, match=message):
+            prepare(load_config(str(path)))
+
+
+def test_more_gpus_than_there_are(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+    check_gpus(2)
+    with pytest.raises(UserError, match="--num-gpus is 3, but this machine has 2 GPUs"):
+        check_gpus(3)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 0)
+    check_gpus(3)  # processes on the CPU

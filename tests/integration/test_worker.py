@@ -21,7 +21,7 @@ from pycocotools.coco import COCO
 from small_models import write_model
 
 from panet.data.shapes import draw_image
-from panet.prediction import Predictor, read_image, running
+from panet.prediction import Predictor, read_image
 from panet.prediction.annotated_video import write_annotated_videos
 from panet.prediction.folder import ResultsFolder, read_json
 from panet.prediction.inputs import Source, common_folder, find_files, name_sources
@@ -325,7 +325,7 @@ def test_a_second_run_does_only_what_is_new_or_changed(
         read.append(path)
         return read_image(path)
 
-    with mock.patch.object(running, "read_image", noted):
+    with mock.patch.object(worker, "read_image", noted):
         run(predictor, folder, sources_in(photos))
         assert {path.relative_to(photos).as_posix() for path in read} == set(BAD[:3])
         assert contents(folder) == before

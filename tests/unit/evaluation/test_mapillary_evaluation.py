@@ -18,7 +18,7 @@ from pycocotools import mask as rle
 from small_datasets import VISTAS_CLASSES, VISTAS_LABELS, write_vistas
 
 from panet.data.mapillary import load_vistas
-from panet.evaluation import build_evaluator, mapillary
+from panet.evaluation import build_evaluator, mapillary_evaluation
 from panet.utils.errors import UserError
 
 NAME = "evaluated_vistas"
@@ -73,7 +73,9 @@ def test_perfect_and_imperfect_predictions(tiny_cfg: CfgNode, tmp_path: Path) ->
 
 
 def test_ground_truth_has_every_object(tmp_path: Path) -> None:
-    content = json.loads(mapillary.write_ground_truth(NAME, tmp_path / "out").read_text())
+    content = json.loads(
+        mapillary_evaluation.write_ground_truth(NAME, tmp_path / "out").read_text()
+    )
     assert [category["name"] for category in content["categories"]] == VISTAS_CLASSES
     records = DatasetCatalog.get(NAME)
     assert len(content["images"]) == len(records) == 4
@@ -95,15 +97,18 @@ def test_ground_truth_has_every_object(tmp_path: Path) -> None:
 
 def test_ground_truth_is_written_once(tmp_path: Path) -> None:
     with mock.patch.object(
-        mapillary, "_in_coco_format", wraps=mapillary._in_coco_format
+        mapillary_evaluation, "_in_coco_format", wraps=mapillary_evaluation._in_coco_format
     ) as written:
         with ThreadPoolExecutor(4) as pool:
-            calls = [pool.submit(mapillary.write_ground_truth, NAME, tmp_path) for _ in range(4)]
+            calls = [
+                pool.submit(mapillary_evaluation.write_ground_truth, NAME, tmp_path)
+                for _ in range(4)
+            ]
         assert len({call.result() for call in calls}) == 1
         assert written.call_count == 1
         changed = Path(DatasetCatalog.get(NAME)[0]["instance_file_name"])
         cv2.imwrite(str(changed), np.zeros((64, 96), np.uint16))
-        mapillary.write_ground_truth(NAME, tmp_path)
+        mapillary_evaluation.write_ground_truth(NAME, tmp_path)
         assert written.call_count == 2
 
 
@@ -113,6 +118,6 @@ def test_wrong_maps_leave_no_ground_truth(tmp_path: Path) -> None:
     changed.write_bytes(b"")
     for _ in range(2):
         with pytest.raises(UserError, match=f"{changed.name} is not a PNG"):
-            mapillary.write_ground_truth(NAME, tmp_path / "out")
+            mapillary_evaluation.write_ground_truth(NAME, tmp_path / "out")
     changed.write_bytes(before)
-    assert mapillary.write_ground_truth(NAME, tmp_path / "out").exists()
+    assert mapillary_evaluation.write_ground_truth(NAME, tmp_path / "out").exists()

@@ -11,6 +11,7 @@ import pytest
 import torch
 from detectron2.layers import Conv2d, get_norm
 from detectron2.modeling.backbone.resnet import BasicBlock, BottleneckBlock, ResNet
+from paths import ROOT
 from torch import Tensor, nn
 from torch.nn import functional as F
 

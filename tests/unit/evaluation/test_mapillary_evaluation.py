@@ -18,7 +18,8 @@ from pycocotools import mask as rle
 from small_datasets import VISTAS_CLASSES, VISTAS_LABELS, write_vistas
 
 from panet.data.mapillary import load_vistas
-from panet.evaluation import build_evaluator, mapillary_evaluation
+from panet.evaluation import build_evaluator
+from panet.evaluation import mapillary_evaluation as vistas
 from panet.utils.errors import UserError
 
 NAME = "evaluated_vistas"
@@ -73,9 +74,7 @@ def test_perfect_and_imperfect_predictions(tiny_cfg: CfgNode, tmp_path: Path) ->
 
 
 def test_ground_truth_has_every_object(tmp_path: Path) -> None:
-    content = json.loads(
-        mapillary_evaluation.write_ground_truth(NAME, tmp_path / "out").read_text()
-    )
+    content = json.loads(vistas.write_ground_truth(NAME, tmp_path / "out").read_text())
     assert [category["name"] for category in content["categories"]] == VISTAS_CLASSES
     records = DatasetCatalog.get(NAME)
     assert len(content["images"]) == len(records) == 4
@@ -96,19 +95,14 @@ def test_ground_truth_has_every_object(tmp_path: Path) -> None:
 
 
 def test_ground_truth_is_written_once(tmp_path: Path) -> None:
-    with mock.patch.object(
-        mapillary_evaluation, "_in_coco_format", wraps=mapillary_evaluation._in_coco_format
-    ) as written:
+    with mock.patch.object(vistas, "_in_coco_format", wraps=vistas._in_coco_format) as written:
         with ThreadPoolExecutor(4) as pool:
-            calls = [
-                pool.submit(mapillary_evaluation.write_ground_truth, NAME, tmp_path)
-                for _ in range(4)
-            ]
+            calls = [pool.submit(vistas.write_ground_truth, NAME, tmp_path) for _ in range(4)]
         assert len({call.result() for call in calls}) == 1
         assert written.call_count == 1
         changed = Path(DatasetCatalog.get(NAME)[0]["instance_file_name"])
         cv2.imwrite(str(changed), np.zeros((64, 96), np.uint16))
-        mapillary_evaluation.write_ground_truth(NAME, tmp_path)
+        vistas.write_ground_truth(NAME, tmp_path)
         assert written.call_count == 2
 
 
@@ -118,6 +112,6 @@ def test_wrong_maps_leave_no_ground_truth(tmp_path: Path) -> None:
     changed.write_bytes(b"")
     for _ in range(2):
         with pytest.raises(UserError, match=f"{changed.name} is not a PNG"):
-            mapillary_evaluation.write_ground_truth(NAME, tmp_path / "out")
+            vistas.write_ground_truth(NAME, tmp_path / "out")
     changed.write_bytes(before)
-    assert mapillary_evaluation.write_ground_truth(NAME, tmp_path / "out").exists()
+    assert vistas.write_ground_truth(NAME, tmp_path / "out").exists()

@@ -21,7 +21,7 @@ from pycocotools.coco import COCO
 from small_models import write_model
 
 from panet.data.shapes import draw_image
-from panet.prediction import Predictor, read_image
+from panet.prediction import Predictor, read_image, worker
 from panet.prediction.annotated_video import write_annotated_videos
 from panet.prediction.folder import ResultsFolder, read_json
 from panet.prediction.inputs import Source, common_folder, find_files, name_sources

@@ -1,6 +1,6 @@
-"""Other packages' faults and private names, one file for each, named after what it mends.
+"""Workarounds for faults and uses of private names of other packages, one file per workaround.
 
-Each file says what is wrong, in which version that was seen, and when the file can go. Its test in
-``tests/compat`` fails once it can, as far as a test can tell, or once what it uses has changed.
-Nothing here imports anything else of this project.
+Each file states the fault, the version it was seen in, and when the file can be removed. Its test
+in ``tests/unit/compat`` fails when that is the case, as far as this can be tested, or when the
+patched code has changed. Nothing in here imports other parts of this project.
 """

@@ -1,7 +1,7 @@
-"""detectron2's ``DetectionCheckpointer``, which loads nothing more once a file was not readable.
+"""Make detectron2's ``DetectionCheckpointer`` usable after a failed load.
 
-Seen in sal-detectron2 0.7.2 and in detectron2's sources, commit 02b5c4e: an error leaves it in a
-state in which it refuses to load. This file can go once it does not.
+Seen in sal-detectron2 0.7.2 and in detectron2 at commit 02b5c4e: after an error, every further call
+of ``load`` fails an assertion. Remove this file when that is fixed.
 """
 
 from typing import Any
@@ -10,7 +10,7 @@ from detectron2.checkpoint import DetectionCheckpointer
 
 
 class ReusableCheckpointer(DetectionCheckpointer):
-    """A ``DetectionCheckpointer`` that can be asked for another file after an error."""
+    """A ``DetectionCheckpointer`` that can load another file after a failed load."""
 
     def load(self, path: str, *args: Any, **kwargs: Any) -> dict[str, Any]:
         try:

@@ -1,8 +1,8 @@
-"""detectron2's dataset and evaluators of Cityscapes, which name a package that only Meta has.
+"""Make detectron2's Cityscapes code import the public package ``cityscapesscripts``.
 
-Seen in detectron2's sources from 2025 on, commit 02b5c4e: where they need ``cityscapesscripts``,
-they import it from within ``deeplearning.projects.cityscapesApi``. sal-detectron2 0.7.2 still
-imports the public name. This file can go once the sources do so again.
+Seen in detectron2 since 2025, commit 02b5c4e: it imports ``cityscapesscripts`` from the
+Meta-internal package ``deeplearning.projects.cityscapesApi``. sal-detectron2 0.7.2 still uses the
+public name. Remove this file when detectron2 uses it again.
 """
 
 import importlib
@@ -16,7 +16,7 @@ INTERNAL_NAME = "deeplearning.projects.cityscapesApi"
 
 
 class _Finder(MetaPathFinder, Loader):
-    """Finds the public modules under the internal name, as the same modules."""
+    """Resolve modules of the internal package to the public modules (the same objects)."""
 
     def find_spec(
         self, fullname: str, path: Sequence[str] | None, target: ModuleType | None = None
@@ -24,20 +24,22 @@ class _Finder(MetaPathFinder, Loader):
         if fullname.startswith(f"{INTERNAL_NAME}."):
             return ModuleSpec(fullname, self)
         if f"{INTERNAL_NAME}.".startswith(f"{fullname}."):
-            return ModuleSpec(fullname, None, is_package=True)  # a namespace
+            return ModuleSpec(fullname, None, is_package=True)  # namespace package
         return None
 
     def exec_module(self, module: ModuleType) -> None:
         public = module.__name__.removeprefix(f"{INTERNAL_NAME}.")
-        # A module may put another one in its place.
+        # importlib returns the entry of sys.modules, not ``module``.
         sys.modules[module.__name__] = importlib.import_module(public)
 
 
 def find_under_internal_name() -> None:
-    """Have imports of the internal name find the public package, in this process and from now on.
+    """Redirect imports of the internal name to the public package in this process.
 
-    It need not be installed: who imports it then is told that ``cityscapesscripts`` is missing.
+    If the public package is not installed, importing the internal name raises a
+    ``ModuleNotFoundError`` for ``cityscapesscripts``.
     """
     if not any(isinstance(finder, _Finder) for finder in sys.meta_path):
-        # First, or the public package would be found once more, under the internal name.
+        # Must come first, or the default finders would load the public package a second time under
+        # the internal name.
         sys.meta_path.insert(0, _Finder())

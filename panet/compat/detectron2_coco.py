@@ -1,8 +1,8 @@
-"""detectron2's ``COCOEvaluator``, which knows two implementations of COCO's metrics and no others.
+"""Make detectron2's ``COCOEvaluator`` use another implementation of the COCO metrics.
 
-Seen in sal-detectron2 0.7.2 and in detectron2's sources, commit 02b5c4e: beside pycocotools' it
-takes a fast one of its compiled extension, by a flag. This file can go once the evaluator takes an
-implementation as an argument.
+Seen in sal-detectron2 0.7.2 and in detectron2 at commit 02b5c4e: a flag selects pycocotools or
+detectron2's compiled extension; there is no way to pass another implementation. Remove this file
+when the evaluator takes the implementation as an argument.
 """
 
 from collections.abc import Callable, Iterator
@@ -16,13 +16,14 @@ from .patching import patched
 
 @contextmanager
 def metrics_by(implementation: Callable[..., Any]) -> Iterator[None]:
-    """Have evaluators without the fast implementation compute the metrics by another one.
+    """Replace pycocotools' ``COCOeval`` in evaluators with ``use_fast_impl=False``.
 
     Args:
-        implementation: used as pycocotools' ``COCOeval``, with any limit of detections an image.
+        implementation: has the interface of ``COCOeval`` and supports any limit of detections per
+            image.
     """
     with (
         patched(coco_evaluation, "COCOeval", implementation),
-        patched(coco_evaluation, "COCOevalMaxDets", implementation),  # of other limits than 100
+        patched(coco_evaluation, "COCOevalMaxDets", implementation),  # for limits other than 100
     ):
         yield

@@ -1,9 +1,9 @@
-"""detectron2's ``launch``, whose processes end with their connections open.
+"""Make detectron2's ``launch`` close the connections of its processes.
 
-Seen in sal-detectron2 0.7.2 and in detectron2's sources, commit 02b5c4e: the threads of the
-connections run on while Python shuts down, and now and then such a process is aborted with its work
-done, and the program with it. This file can go once the processes leave their groups, and ``comm``
-lets go of them.
+Seen in sal-detectron2 0.7.2 and in detectron2 at commit 02b5c4e: the connection threads still run
+while Python shuts down, which occasionally aborts a process after its work is done, and the whole
+program with it. Remove this file when ``launch`` destroys the process groups and ``comm`` drops its
+references to them.
 """
 
 import gc
@@ -24,13 +24,13 @@ def launch(
     dist_url: str | None = None,
     args: tuple[Any, ...] = (),
 ) -> None:
-    """detectron2's ``launch``, whose processes also leave their groups before they end.
+    """Call detectron2's ``launch``; the processes destroy their process groups before they exit.
 
     Args:
-        main: can be pickled, and is called with ``args`` in each process.
-        processes: on this machine, one a GPU if it has any.
-        num_machines, machine_rank, dist_url: see detectron2's.
-        args: of ``main``.
+        main: picklable function, called as ``main(*args)`` in each process.
+        processes: number of processes on this machine, one per GPU if it has any.
+        num_machines, machine_rank, dist_url: see detectron2's ``launch``.
+        args: arguments of ``main``.
     """
     detectron2_launch(
         _run, processes, num_machines, machine_rank, dist_url=dist_url, args=(main, args)
@@ -44,8 +44,8 @@ def _run(main: Callable[..., object], args: tuple[Any, ...]) -> None:
 
 
 def _disconnect() -> None:
-    """Leave all groups, and let go of them: a group's threads end with its last reference."""
+    """Destroy all process groups and the last references to them, which end their threads."""
     distributed.destroy_process_group()
     comm._LOCAL_PROCESS_GROUP = None
     comm._get_global_gloo_group.cache_clear()
-    gc.collect()  # of a distributed model within a cycle of trainer and hooks
+    gc.collect()  # a distributed model can be part of a reference cycle of trainer and hooks

@@ -1,7 +1,7 @@
-"""LVIS's package ``lvis``, which names a type that numpy 1.24 removed.
+"""Make the package ``lvis`` work with numpy 1.24 and later.
 
-Seen in lvis 0.5.3: its evaluation converts counts to ``np.float``. This file can go once it
-converts them to ``float``.
+Seen in lvis 0.5.3: its evaluation uses ``np.float``, which numpy 1.24 removed. Remove this file
+when it uses ``float``.
 """
 
 from contextlib import AbstractContextManager
@@ -12,5 +12,5 @@ from .patching import patched
 
 
 def numpy_float() -> AbstractContextManager[None]:
-    """A context in which ``np.float`` is Python's ``float``, as it was."""
+    """Return a context manager in which ``np.float`` is Python's ``float``."""
     return patched(np, "float", float)

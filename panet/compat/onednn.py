@@ -1,8 +1,7 @@
-"""PyTorch's operators of oneDNN, which it calls MKL-DNN and names for its compiler alone.
+"""Wrappers of PyTorch's private oneDNN (MKL-DNN) operators, made for ``torch.compile``.
 
-Seen in PyTorch 2.15.0. They have neither documentation nor a promise to stay, and the public
-functions neither call them nor compute in place of a summand. A function here can go once a public
-one does the same.
+Seen in PyTorch 2.15.0. The operators are undocumented and may change. The public functions neither
+use them nor add to a tensor in place. Remove a function when a public one does the same.
 """
 
 from typing import Any
@@ -12,7 +11,7 @@ from torch import Tensor, nn
 
 
 def linear(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
-    """``x @ weight.t() + bias``; transposed operands are taken as they are.
+    """Compute ``x @ weight.t() + bias``; transposed operands are not copied.
 
     Args:
         x: (R, in_features).
@@ -27,10 +26,10 @@ def linear(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
 
 
 def relu_of_conv2d(conv: nn.Conv2d, x: Tensor) -> Tensor:
-    """The ReLU of a convolution.
+    """Compute a convolution followed by ReLU.
 
     Args:
-        conv: with zeros for its padding.
+        conv: convolution with zero padding.
         x: (N, C, H, W), channels-last, without gradient.
 
     Returns:
@@ -41,13 +40,13 @@ def relu_of_conv2d(conv: nn.Conv2d, x: Tensor) -> Tensor:
 
 
 def add_conv2d_(total: Tensor, conv: nn.Conv2d, x: Tensor, *, relu: bool = False) -> Tensor:
-    """Add a convolution to ``total``, in its memory.
+    """Add the output of a convolution to ``total`` in place.
 
     Args:
-        total: (N, O, H', W'), channels-last, in the precision of ``x``.
-        conv: with zeros for its padding.
+        total: (N, O, H', W'), channels-last, same dtype as ``x``.
+        conv: convolution with zero padding.
         x: (N, C, H, W), channels-last, without gradient.
-        relu: whether to take the ReLU of the sum.
+        relu: apply ReLU to the sum.
 
     Returns:
         ``total``.

@@ -1,4 +1,4 @@
-"""Replacing an attribute of another package for a while."""
+"""Temporarily replace an attribute of another package."""
 
 import threading
 from collections.abc import Iterator
@@ -11,15 +11,15 @@ _lock = threading.RLock()
 
 @contextmanager
 def patched(owner: Any, name: str, value: object) -> Iterator[None]:
-    """Have ``owner.name`` be ``value`` until the context is left, by an error too.
+    """Set ``owner.name`` to ``value`` within the context and restore it afterwards.
 
-    Other threads wait to patch anything until then, so that none restores what another has put
-    there. Those that do not patch see ``value``.
+    A lock lets only one thread patch at a time, so that none restores the value of another. Other
+    threads that read the attribute see ``value``.
 
     Args:
-        owner: a module or a class.
-        name: of its attribute, which need not be there.
-        value: what to put there.
+        owner: module or class.
+        name: attribute name; the attribute need not exist.
+        value: temporary value.
     """
     with _lock:
         former = vars(owner).get(name, _ABSENT)

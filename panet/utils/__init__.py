@@ -1,1 +1,1 @@
-"""What every other part may use: it imports none of them."""
+"""Utilities shared by all other subpackages; imports none of them."""

@@ -1,4 +1,4 @@
-"""Writing files that are there as a whole or not at all."""
+"""Atomic file writes."""
 
 import os
 from collections.abc import Iterator
@@ -11,12 +11,12 @@ from detectron2.utils.file_io import PathManager
 
 @contextmanager
 def open_atomically(path: str | Path, mode: str = "wb") -> Iterator[IO[Any]]:
-    """Open a local file for writing; it takes its name, and replaces the old one, at the end.
+    """Open a local file for writing and replace an existing file only once writing succeeded.
 
-    After an error, or if the process is killed meanwhile, the old file is as it was.
+    If the block raises an error or the process is killed, the old file is unchanged.
 
     Args:
-        path: of the file, in a folder that exists.
+        path: file path; its folder must exist.
         mode: "wb" or "w".
     """
     unfinished = Path(f"{path}.unfinished")
@@ -34,7 +34,7 @@ def open_atomically(path: str | Path, mode: str = "wb") -> Iterator[IO[Any]]:
 
 
 class AtomicPathManager:
-    """detectron2's path manager, which writes local files by :func:`open_atomically`."""
+    """detectron2's path manager with :func:`open_atomically` for writing local files."""
 
     def __getattr__(self, name: str) -> Any:
         return getattr(PathManager, name)

@@ -1,51 +1,46 @@
-"""Finishing one thing while the next is computed."""
+"""Run functions in a background thread, one at a time."""
 
 from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
-from types import TracebackType
 from typing import Any
 
 
 class Background:
-    """Another thread, which does one thing after the other, in the order of their submission.
+    """A background thread that runs submitted functions in order.
 
-    Whoever submits one waits until the one before is done, so at most one is under way: memory
-    stays bounded, and after an interruption little is lost. As a context it ends the thread, and
-    without an error waits for what is under way; after one this is finished all the same.
+    :meth:`submit` waits for the previous function, so at most one is running: this bounds memory,
+    and little work is lost on an interruption. As a context manager, it waits for the running
+    function on exit and shuts the thread down. If the block raised an error, the running function
+    still finishes, but its own error is dropped.
     """
 
     def __init__(self) -> None:
         self._pool = ThreadPoolExecutor(1)
-        self._under_way: Future[Any] | None = None
+        self._pending: Future[Any] | None = None
 
     def submit(self, function: Callable[..., Any], *args: Any) -> None:
-        """Have a function called, once what was submitted before is done.
+        """Wait for the previous function, then start ``function(*args)``.
 
         Raises:
-            BaseException: whatever the one before raised. The new one is not called then.
+            BaseException: the error of the previous function; ``function`` is not called then.
         """
         self.wait()
-        self._under_way = self._pool.submit(function, *args)
+        self._pending = self._pool.submit(function, *args)
 
     def wait(self) -> None:
-        """Wait until all is done.
+        """Wait for the submitted function to finish.
 
         Raises:
-            BaseException: whatever was raised by what was under way.
+            BaseException: the error of that function.
         """
-        under_way, self._under_way = self._under_way, None
-        if under_way is not None:
-            under_way.result()
+        pending, self._pending = self._pending, None
+        if pending is not None:
+            pending.result()
 
     def __enter__(self) -> "Background":
         return self
 
-    def __exit__(
-        self,
-        _kind: type[BaseException] | None,
-        error: BaseException | None,
-        _traceback: TracebackType | None,
-    ) -> None:
+    def __exit__(self, _kind: object, error: BaseException | None, _traceback: object) -> None:
         try:
             if error is None:
                 self.wait()

@@ -1,4 +1,4 @@
-"""Checking of configuration values that name one of a few possibilities."""
+"""Checks of configuration values that name one of several options."""
 
 import difflib
 from collections.abc import Collection, Iterable
@@ -10,12 +10,12 @@ def check_choice(key: str, value: str, allowed: Collection[str]) -> str:
     """Return ``value`` if it is one of ``allowed``.
 
     Args:
-        key: what is being set, as the user knows it, e.g. ``MODEL.PAFPN.NORM``.
-        value: the value that was given.
-        allowed: every valid value.
+        key: configuration key for the error message, e.g. ``MODEL.PAFPN.NORM``.
+        value: the given value.
+        allowed: all valid values.
 
     Raises:
-        UserError: naming the key, the value and the allowed values.
+        UserError: if ``value`` is not allowed; names the key, the value and the allowed values.
     """
     if value not in allowed:
         raise UserError(f"{key} is {value!r}; it must be one of {', '.join(map(repr, allowed))}.")
@@ -23,12 +23,12 @@ def check_choice(key: str, value: str, allowed: Collection[str]) -> str:
 
 
 def closest(name: str, known: Iterable[str], count: int = 3, similarity: float = 0.0) -> list[str]:
-    """The ``count`` of ``known`` that are spelled most like ``name``, for messages.
+    """Return the known names spelled most like ``name``, for error messages.
 
     Args:
-        name: what is not known.
-        known: what is.
-        count: how many.
-        similarity: how much alike they are at least, from 0 to 1.
+        name: the unknown name.
+        known: all known names.
+        count: maximum number of names to return.
+        similarity: minimum similarity, from 0 to 1.
     """
     return difflib.get_close_matches(name, list(known), n=count, cutoff=similarity)

@@ -1,4 +1,4 @@
-"""What is wrong with a configuration, in one sentence."""
+"""One-sentence messages for configuration errors."""
 
 import re
 from collections.abc import Iterator
@@ -13,9 +13,9 @@ from .errors import UserError
 
 @contextmanager
 def explained_config_errors(cfg: CfgNode) -> Iterator[None]:
-    """Turn the errors of merging a file or a list into ``cfg`` into an :class:`UserError`.
+    """Convert errors from merging a file or a list into ``cfg`` to :class:`UserError`.
 
-    Unknown keys are told with the closest known one, wrong types with the right one.
+    For an unknown key, the message names the closest known key; for a wrong type, the right type.
     """
     try:
         yield
@@ -32,17 +32,15 @@ def explained_config_errors(cfg: CfgNode) -> Iterator[None]:
 
 
 def _explain(message: str, cfg: CfgNode) -> str:
-    unknown = re.search(r"Non-existent (?:config )?key: (\S+)", message)
-    if unknown:
+    if unknown := re.search(r"Non-existent (?:config )?key: (\S+)", message):
         close = closest(unknown[1], _keys(cfg), count=1)
         return f"There is no configuration key {unknown[1]}; the closest is {close[0]}."
-    mismatch = re.search(
+    if mismatch := re.search(
         r"Type mismatch \(<class '(\w+)'> vs\. <class '(\w+)'>\) with values "
         r"\((.*) vs\. (.*)\) for config key: (\S+)",
         message,
         re.DOTALL,
-    )
-    if mismatch:
+    ):
         expected, given, default, value, key = mismatch.groups()
         return f"{key} is {value}, of type {given}; it must be of type {expected}, like {default}."
     if "odd length" in message:
@@ -50,11 +48,9 @@ def _explain(message: str, cfg: CfgNode) -> str:
     return " ".join(message.split())
 
 
-def _keys(node: CfgNode, prefix: str = "") -> list[str]:
-    keys = []
+def _keys(node: CfgNode, prefix: str = "") -> Iterator[str]:
     for name, value in node.items():
         if isinstance(value, CfgNode):
-            keys += _keys(value, f"{prefix}{name}.")
+            yield from _keys(value, f"{prefix}{name}.")
         else:
-            keys.append(f"{prefix}{name}")
-    return keys
+            yield f"{prefix}{name}"

@@ -1,4 +1,4 @@
-"""Running a configuration on what the machine has."""
+"""Adapt a configuration to the hardware of this machine."""
 
 import ctypes
 import logging
@@ -15,16 +15,16 @@ logger = logging.getLogger(__name__)
 
 
 def fall_back_to_cpu(cfg: CfgNode) -> None:
-    """Set ``MODEL.DEVICE`` to "cpu", with a warning, if it asks for CUDA and there is none."""
+    """Set ``MODEL.DEVICE`` to "cpu", with a warning, if it is CUDA and CUDA is not available."""
     cfg.MODEL.DEVICE = available_device("MODEL.DEVICE", cfg.MODEL.DEVICE)
 
 
 def available_device(key: str, device: str) -> str:
-    """``device``, or "cpu", with a warning, if it is CUDA and there is none.
+    """Return ``device``, or "cpu" with a warning if it is CUDA and CUDA is not available.
 
     Args:
-        key: of the configuration, which asks for ``device``.
-        device: as :class:`torch.device` takes it.
+        key: configuration key of ``device``, for the warning.
+        device: device string for :class:`torch.device`.
     """
     if torch.device(device).type != "cuda" or torch.cuda.is_available():
         return device
@@ -34,12 +34,12 @@ def available_device(key: str, device: str) -> str:
 
 
 def usable_precision(key: str, dtype: torch.dtype, device: torch.device) -> torch.dtype:
-    """``dtype``, or float32, with a warning, if the CPU has no instructions for bfloat16.
+    """Return ``dtype``, or float32 with a warning if the CPU does not support bfloat16.
 
     Args:
-        key: of the configuration, which asks for ``dtype``.
-        dtype: what to compute in.
-        device: where.
+        key: configuration key of ``dtype``, for the warning.
+        dtype: requested precision.
+        device: device to compute on.
     """
     if dtype != torch.bfloat16 or device.type != "cpu" or has_fast_bfloat16():
         return dtype
@@ -51,16 +51,16 @@ def usable_precision(key: str, dtype: torch.dtype, device: torch.device) -> torc
 
 
 class HostCopy:
-    """A tensor's values on the host, copied as soon as the device has computed them.
+    """An asynchronous copy of a tensor to host memory.
 
-    To make one does not wait for the device; to read it waits until the copy is there, and not for
-    what the device was given afterwards.
+    Creating it does not block. :meth:`read` waits for the copy, but not for work that was queued
+    on the device afterwards.
     """
 
     def __init__(self, tensor: Tensor) -> None:
         """
         Args:
-            tensor: may be overwritten from now on.
+            tensor: tensor to copy; it may be overwritten as soon as this returns.
         """
         self._event: torch.cuda.Event | None = None
         if not tensor.is_cuda:
@@ -71,16 +71,16 @@ class HostCopy:
         self._event.record()
 
     def read(self) -> Tensor:
-        """The copy, on the host."""
+        """Wait for the copy and return it, on the CPU."""
         if self._event is not None:
             self._event.synchronize()
         return self._copy
 
 
 def replace_cuda_only_norms(cfg: CfgNode) -> None:
-    """Replace "SyncBN", which needs CUDA to synchronize, by "naiveSyncBN" throughout ``cfg``.
+    """Replace "SyncBN", which synchronizes on CUDA only, with "naiveSyncBN" in all keys of ``cfg``.
 
-    The two have the same parameters, so checkpoints go both ways.
+    Both have the same parameters, so checkpoints are interchangeable.
     """
     for key, value in cfg.items():
         if isinstance(value, CfgNode):
@@ -90,10 +90,10 @@ def replace_cuda_only_norms(cfg: CfgNode) -> None:
 
 
 def check_gpus(processes: int) -> None:
-    """Check that each of ``processes`` processes can have a GPU, if the machine has any.
+    """Check that there is a GPU for each process, if the machine has any GPUs.
 
     Raises:
-        UserError: if there are fewer.
+        UserError: if there are fewer GPUs than processes.
     """
     gpus = torch.cuda.device_count()
     if 0 < gpus < processes:
@@ -101,21 +101,21 @@ def check_gpus(processes: int) -> None:
 
 
 def limit_cpu_threads(processes: int) -> None:
-    """Share the machine's cores among ``processes`` processes that compute on the CPU."""
+    """Divide PyTorch's CPU threads among ``processes`` processes; each gets at least one."""
     torch.set_num_threads(max(1, torch.get_num_threads() // processes))
 
 
-# Of glibc's malloc.h.
+# From glibc's malloc.h.
 _M_TRIM_THRESHOLD, _M_MMAP_MAX = -1, -4
 
 
 def keep_freed_memory() -> None:
-    """Have the C library keep the memory of freed tensors for the next ones.
+    """Make glibc keep freed memory for reuse instead of returning it to the system.
 
-    By itself glibc returns large blocks to the system as soon as they are freed, and the system
-    clears every page anew when the next one is written to. Other C libraries are left as they are.
+    By default glibc returns large blocks as soon as they are freed, and the system clears every
+    page again on the next allocation. Does nothing with other C libraries.
     """
     c_library = ctypes.CDLL(None)
     if hasattr(c_library, "mallopt"):
-        c_library.mallopt(_M_MMAP_MAX, 0)
-        c_library.mallopt(_M_TRIM_THRESHOLD, -1)  # as an unsigned number: never
+        c_library.mallopt(_M_MMAP_MAX, 0)  # never allocate by mmap
+        c_library.mallopt(_M_TRIM_THRESHOLD, -1)  # maximum as an unsigned number: never trim

@@ -1,4 +1,4 @@
-"""Errors that whoever started the program can mend."""
+"""Errors that the user of a program can fix."""
 
 import argparse
 import errno
@@ -12,27 +12,27 @@ from torch.multiprocessing.spawn import ProcessExitedException
 
 
 class UserError(ValueError):
-    """A file, a configuration key or an argument is wrong; the message says which and what to do.
+    """An invalid file, configuration key or argument; the message says which and how to fix it.
 
-    Programs of this project show the message alone, without a traceback.
+    The command-line programs print only the message, without a traceback.
     """
 
 
 class DownloadError(UserError, OSError):
-    """A file that should come over the network does not."""
+    """A file cannot be downloaded."""
 
 
 def add_debug_argument(parser: argparse.ArgumentParser) -> None:
-    """Add ``--debug``, with which :func:`exit_on_user_error` shows tracebacks."""
+    """Add the option ``--debug``, which makes :func:`exit_on_user_error` print tracebacks."""
     parser.add_argument("--debug", action="store_true", help="show tracebacks of all errors")
 
 
 @contextmanager
 def exit_on_user_error() -> Iterator[None]:
-    """End the program with one line on standard error instead of a traceback.
+    """Exit with a one-line message on standard error instead of a traceback.
 
-    So do an :class:`UserError` and a full disk, with status 2, and Ctrl-C, with status 130. It
-    goes around a program's main function and, where detectron2's ``launch`` runs that in several
+    Handles :class:`UserError` and a full disk (exit status 2) and Ctrl-C (exit status 130). Use it
+    around a program's main function and, if detectron2's ``launch`` runs that function in several
     processes, around the call of ``launch`` too.
     """
     try:
@@ -52,7 +52,7 @@ def exit_on_user_error() -> Iterator[None]:
         _show("Interrupted.")
         sys.exit(130)
     except ProcessExitedException as error:
-        # The process that ended has said why.
+        # The failed process has already printed its message.
         sys.exit(error.exit_code)
 
 

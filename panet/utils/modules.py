@@ -1,4 +1,4 @@
-"""Replacing modules of a network."""
+"""Replace modules of a network."""
 
 from collections.abc import Callable
 from typing import TypeVar
@@ -12,27 +12,26 @@ Convolution = TypeVar("Convolution", bound=Conv2d)
 
 
 def replace_modules(root: nn.Module, build: Callable[[nn.Module], nn.Module | None]) -> nn.Module:
-    """Replace those modules of a network that ``build`` has something else for.
+    """Replace the modules of a network for which ``build`` returns another module.
 
-    What stands in several places is replaced by one and the same module in all of them: under
-    every name that it is registered by, and in the plain lists and tuples that modules keep of
-    others, as detectron2's FPN does of its convolutions. A replacement takes over the hooks and
-    the mode, training or evaluation.
+    A shared module is replaced by the same new module everywhere: under every name it is registered
+    by, and in plain lists and tuples of modules, as in detectron2's FPN. The new module takes over
+    the hooks and the training mode.
 
     Args:
-        root: changed in place.
-        build: called with every module once, children before their parents. It returns what to
-            replace the module by, with the same names of parameters, buffers and children if
-            those of ``state_dict`` are to stay, or None to keep it.
+        root: network, changed in place.
+        build: called once for every module, children before parents. Returns the replacement, or
+            None to keep the module. To keep ``state_dict`` keys unchanged, the replacement must
+            have the same names of parameters, buffers and children.
 
     Returns:
-        ``root``, or what it itself is replaced by.
+        ``root``, or its replacement.
     """
     replacements: dict[nn.Module, nn.Module] = {}
-    built: set[nn.Module] = set()
+    visited: set[nn.Module] = set()
     for name, module in reversed(list(root.named_modules(remove_duplicate=False))):
-        if module not in built:
-            built.add(module)
+        if module not in visited:
+            visited.add(module)
             replacement = build(module)
             if replacement is not None:
                 replacements[module] = _take_over(replacement, module)
@@ -48,7 +47,7 @@ def _take_over(replacement: nn.Module, module: nn.Module) -> nn.Module:
     replacement.training = module.training
     for name, value in vars(module).items():
         if "_hook" in name:
-            # The same objects, so that who has registered a hook can still remove it.
+            # Share the same dicts, so that existing handles can still remove their hooks.
             vars(replacement)[name] = value
     return replacement
 
@@ -67,11 +66,11 @@ def _replace_in_lists(module: nn.Module, replacements: dict[nn.Module, nn.Module
 
 
 def share_state(module: Module, source: nn.Module) -> Module:
-    """Give a module the parameters and buffers of another, not those of its children.
+    """Make ``module`` use the parameters and buffers of ``source``, excluding child modules.
 
     Args:
-        module: has parameters and buffers of the same names.
-        source: keeps them too.
+        module: module with parameters and buffers of the same names.
+        source: module that owns the tensors; it keeps using them.
 
     Returns:
         ``module``.
@@ -84,13 +83,13 @@ def share_state(module: Module, source: nn.Module) -> Module:
 
 
 def convert_convolution(conv: Conv2d, kind: type[Convolution]) -> Convolution:
-    """A convolution of another class with the parameters, norm and activation of ``conv``.
+    """Convert a convolution to another class, sharing its parameters, norm and activation.
 
     Args:
-        conv: keeps them too.
-        kind: takes the arguments of :class:`detectron2.layers.Conv2d`.
+        conv: convolution to convert; it stays usable.
+        kind: class with the constructor arguments of :class:`detectron2.layers.Conv2d`.
     """
-    with torch.device("meta"):  # parameters that take neither memory nor random numbers
+    with torch.device("meta"):  # allocates nothing and consumes no random numbers
         converted = kind(
             conv.in_channels,
             conv.out_channels,

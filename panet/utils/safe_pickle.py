@@ -1,8 +1,8 @@
-"""Reading pickled data without running code from it.
+"""Read pickled data without executing code from the file.
 
-A pickle names functions, and the standard reader imports and calls whatever it names. This one
-knows numpy's, a few containers and nothing else. It does not call numpy's own either: a crafted
-dtype has these take the bytes of a file for addresses in memory.
+A pickle names functions, and Python's unpickler imports and calls all of them. The unpickler below
+accepts only numpy data and a few containers. It does not call numpy's own constructors either,
+because with a crafted dtype they interpret bytes of the file as memory addresses.
 """
 
 import pickle
@@ -18,55 +18,64 @@ from .errors import UserError
 
 Constructors = Mapping[tuple[str, str], Callable[..., Any]]
 
-# Truth values, numbers and text.
-_KINDS = "biufcSU"
+# Booleans, numbers and strings; no objects, no structured dtypes.
+_ALLOWED_KINDS = "biufcSU"
 
 
 class _DType:
-    """Takes the place of a ``numpy.dtype`` while a file is read."""
+    """Placeholder for a ``numpy.dtype`` during reading."""
 
     def __init__(self, name: str, *_flags: bool) -> None:
-        dtype = np.dtype(str(name))
-        if dtype.kind not in _KINDS:
-            raise pickle.UnpicklingError(f"it holds an array of {dtype}")
-        self.value = dtype
+        self.value = np.dtype(str(name))
+        if self.value.kind not in _ALLOWED_KINDS:
+            raise pickle.UnpicklingError(f"it holds an array of {self.value}")
 
     def __setstate__(self, state: tuple[Any, ...]) -> None:
         self.value = self.value.newbyteorder(state[1])
 
 
 class _Array:
-    """Takes the place of a ``numpy.ndarray`` while a file is read."""
+    """Placeholder for a ``numpy.ndarray`` during reading."""
 
     value: npt.NDArray[Any]
 
     def __setstate__(self, state: tuple[Any, ...]) -> None:
         _version, shape, dtype, is_fortran, data = state
-        # Python 2 wrote text, which is read as latin1.
-        data = data.encode("latin1") if isinstance(data, str) else data
-        self.value = _array_from(data, dtype, shape, "F" if is_fortran else "C").value
+        self.value = _array_from(_to_bytes(data), dtype, shape, "F" if is_fortran else "C").value
 
 
-def _array_from(
-    data: bytes | bytearray, dtype: _DType, shape: tuple[int, ...], order: Any = "C"
-) -> _Array:
-    array = _Array()
-    # Through a bytearray, so that the array can be written to.
-    array.value = np.frombuffer(bytearray(data), dtype.value).reshape(shape, order=order)
-    return array
+def _to_bytes(data: bytes | str) -> bytes:
+    """Recover the bytes of Python 2 strings, which are read as latin1 text."""
+    return data.encode("latin1") if isinstance(data, str) else data
 
 
-def _empty_array(_kind: object, _shape: tuple[int, ...], _typecode: bytes) -> _Array:
+def _reconstruct(_kind: object, _shape: tuple[int, ...], _typecode: bytes) -> _Array:
     return _Array()
 
 
+def _array_from(
+    data: bytes | bytearray,
+    dtype: _DType,
+    shape: tuple[int, ...],
+    order: Any = "C",
+    axes: tuple[int, ...] | None = None,
+) -> _Array:
+    array = _Array()
+    # A bytearray makes the array writable.
+    flat = np.frombuffer(bytearray(data), dtype.value)
+    if axes is None:
+        array.value = flat.reshape(shape, order=order)
+    else:  # order "K": a permutation of the axes of a contiguous array
+        array.value = flat.reshape(shape).transpose(axes)
+    return array
+
+
 def _scalar(dtype: _DType, data: bytes | str) -> Any:
-    data = data.encode("latin1") if isinstance(data, str) else data
-    return np.frombuffer(data, dtype.value)[0]
+    return np.frombuffer(_to_bytes(data), dtype.value)[0]
 
 
 def _encode(text: str, _encoding: str) -> bytes:
-    return text.encode("latin1")  # the only encoding that pickle itself asks for
+    return _to_bytes(text)  # pickle itself only writes latin1
 
 
 _CONSTRUCTORS: dict[tuple[str, str], Callable[..., Any]] = {
@@ -77,9 +86,9 @@ _CONSTRUCTORS: dict[tuple[str, str], Callable[..., Any]] = {
 for _type in (bytes, bytearray, complex, frozenset, set):
     for _module in ("builtins", "__builtin__"):
         _CONSTRUCTORS[_module, _type.__name__] = _type
-# numpy 2 renamed its modules; a file keeps the names of the numpy that wrote it.
+# numpy 2 renamed its modules; a file contains the names of the version that wrote it.
 for _core in ("numpy.core", "numpy._core"):
-    _CONSTRUCTORS[f"{_core}.multiarray", "_reconstruct"] = _empty_array
+    _CONSTRUCTORS[f"{_core}.multiarray", "_reconstruct"] = _reconstruct
     _CONSTRUCTORS[f"{_core}.multiarray", "scalar"] = _scalar
     _CONSTRUCTORS[f"{_core}.numeric", "_frombuffer"] = _array_from
 
@@ -91,45 +100,42 @@ class _DataUnpickler(pickle.Unpickler):
 
     def find_class(self, module: str, name: str) -> Any:
         if (module, name) == ("numpy", "ndarray"):
-            return None  # an argument of _reconstruct, never called
+            return None  # only an argument of _reconstruct, never called
         if (module, name) not in self.constructors:
             raise pickle.UnpicklingError(f"it names {module}.{name}, which could run code")
         return self.constructors[module, name]
 
 
-def _with_arrays(value: Any) -> Any:
-    """``value`` with numpy's arrays and dtypes where they belong."""
+def _replace_placeholders(value: Any) -> Any:
     if isinstance(value, _Array | _DType):
         return value.value
     if isinstance(value, dict):
-        return type(value)((key, _with_arrays(item)) for key, item in value.items())
+        return type(value)((key, _replace_placeholders(item)) for key, item in value.items())
     if isinstance(value, list | tuple):
-        return type(value)(map(_with_arrays, value))
+        return type(value)(map(_replace_placeholders, value))
     return value
 
 
 def load_pickle(path: str, constructors: Constructors | None = None) -> Any:
-    """Read a pickle that holds numpy arrays, numbers, text and plain containers.
+    """Read a pickle of numpy arrays, numbers, strings and plain containers.
 
-    Files of every protocol, of Python 2 and of every version of numpy are read.
+    Supports all pickle protocols, files of Python 2 and files of all numpy versions.
 
     Args:
-        path: a path, or a URL that detectron2 knows how to open.
-        constructors: by module and name, what to call for further globals that the file may
-            name; they must be safe to call with any arguments.
+        path: path, or URL supported by detectron2's ``PathManager``.
+        constructors: functions for further globals that the file may name, by module and name.
+            They must be safe to call with any arguments.
 
     Raises:
-        UserError: if there is no such file, if it is damaged, or if it names anything else.
+        UserError: if the file does not exist, is damaged, or names any other global.
     """
     try:
         with PathManager.open(path, "rb") as file:
-            return _with_arrays(
-                _DataUnpickler(file, {**_CONSTRUCTORS, **(constructors or {})}).load()
-            )
+            unpickler = _DataUnpickler(file, {**_CONSTRUCTORS, **(constructors or {})})
+            return _replace_placeholders(unpickler.load())
     except FileNotFoundError as error:
         raise UserError(f"{path} does not exist.") from error
-    # Damaged files raise almost anything.
-    except Exception as error:
+    except Exception as error:  # damaged files can raise almost any error
         raise UserError(
             f"{path} cannot be read as pickled arrays and plain containers: {error}."
         ) from error

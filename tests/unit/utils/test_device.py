@@ -1,5 +1,7 @@
-"""What the machine offers: the C library's allocator, and precisions."""
+"""Settings for this machine: the allocator of the C library, CPU threads and precisions."""
 
+import ctypes
+import platform
 import subprocess
 import sys
 
@@ -8,30 +10,52 @@ import torch
 
 from panet.utils import device
 
-PROGRAM = """
-import resource, statistics, torch
+# Calls glibc's mallopt, which returns 1 on success, and records arguments and result.
+KEEPS_MEMORY = """
+import ctypes
 from panet.utils.device import keep_freed_memory
 
-def page_faults():
-    before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
-    torch.ones(64 * 2**20, dtype=torch.uint8)
-    return resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before
+glibc, calls = ctypes.CDLL(None), []
 
-by_default = statistics.median(page_faults() for _ in range(8))
+class Recording:
+    def mallopt(self, parameter, value):
+        calls.append((parameter, value, glibc.mallopt(parameter, value)))
+
+ctypes.CDLL = lambda name: Recording()
 keep_freed_memory()
-# The heap grows a few times before a freed block is large enough, with its alignment, for the next.
-kept = statistics.median(page_faults() for _ in range(64))
-print(by_default, kept)
+print(calls)
+"""
+
+LIMITS_THREADS = """
+import torch
+from panet.utils.device import limit_cpu_threads
+
+for processes in (1, 2, 3, 8):
+    torch.set_num_threads(4)
+    limit_cpu_threads(processes)
+    print(torch.get_num_threads())
 """
 
 
-@pytest.mark.skipif(sys.platform != "linux", reason="is about glibc")
-def test_freed_memory_is_used_again() -> None:
-    output = subprocess.run(
-        [sys.executable, "-c", PROGRAM], capture_output=True, text=True, check=True
-    ).stdout
-    by_default, kept = map(float, output.split())
-    assert kept < by_default / 10
+def output_of(program: str) -> str:
+    """Run a program in a process of its own, because it changes settings of the whole process."""
+    command = [sys.executable, "-c", program]
+    return subprocess.run(command, capture_output=True, text=True, check=True).stdout
+
+
+@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="sets parameters of glibc")
+def test_glibc_keeps_freed_memory() -> None:
+    # M_MMAP_MAX and M_TRIM_THRESHOLD of glibc's malloc.h.
+    assert output_of(KEEPS_MEMORY) == "[(-4, 0, 1), (-1, -1, 1)]\n"
+
+
+def test_other_c_libraries_are_not_changed(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(ctypes, "CDLL", lambda name: object())  # without mallopt
+    device.keep_freed_memory()
+
+
+def test_processes_share_the_cpu_threads() -> None:
+    assert output_of(LIMITS_THREADS).split() == ["4", "2", "1", "1"]
 
 
 def test_bfloat16_becomes_single_precision_where_the_cpu_has_none(

@@ -16,6 +16,7 @@ DATA = OrderedDict(
     ids=[7, "aachen_000000"],
     float32=np.arange(12, dtype=np.float32).reshape(3, 4),
     fortran=np.asfortranarray(np.arange(6.0).reshape(2, 3)),
+    transposed=np.arange(24.0).reshape(2, 3, 4).transpose(1, 0, 2),
     big_endian=np.arange(5, dtype=">i4"),
     empty=np.empty((0, 4), np.float32),
     text=np.array(["ab", "c"]),

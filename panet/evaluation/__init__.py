@@ -1,4 +1,4 @@
-"""Evaluation: which evaluator a dataset gets, and what detectron2's lack."""
+"""Evaluators of all supported dataset types."""
 
 from .builder import build_evaluator
 from .in_background import InBackground

@@ -1,4 +1,4 @@
-"""Choosing the evaluator of a dataset."""
+"""Construction of the evaluator of a dataset."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -14,48 +14,31 @@ from .coco_evaluation import COCO_MAX_DETECTIONS, COCOEvaluator
 from .lvis_evaluation import LVISEvaluator
 from .mapillary_evaluation import MapillaryVistasEvaluator
 
-
-def _coco(dataset_name: str, output_dir: str, max_detections: int) -> DatasetEvaluator:
-    return COCOEvaluator(dataset_name, output_dir, max_dets_per_image=max_detections)
-
-
-def _lvis(dataset_name: str, output_dir: str, max_detections: int) -> DatasetEvaluator:
-    return LVISEvaluator(dataset_name, output_dir=output_dir)
-
-
-def _cityscapes_instance(
-    dataset_name: str, output_dir: str, max_detections: int
-) -> DatasetEvaluator:
-    return CityscapesInstanceEvaluator(dataset_name)
-
-
-def _mapillary_vistas(dataset_name: str, output_dir: str, max_detections: int) -> DatasetEvaluator:
-    return MapillaryVistasEvaluator(dataset_name, output_dir, max_dets_per_image=max_detections)
-
-
 _EVALUATORS: dict[str, Callable[[str, str, int], DatasetEvaluator]] = {
-    "coco": _coco,
-    "lvis": _lvis,
-    "cityscapes_instance": _cityscapes_instance,
-    "mapillary_vistas": _mapillary_vistas,
+    "coco": lambda name, folder, limit: COCOEvaluator(name, folder, max_dets_per_image=limit),
+    "lvis": lambda name, folder, _: LVISEvaluator(name, output_dir=folder),
+    "cityscapes_instance": lambda name, _folder, _limit: CityscapesInstanceEvaluator(name),
+    "mapillary_vistas": lambda name, folder, limit: MapillaryVistasEvaluator(
+        name, folder, max_dets_per_image=limit
+    ),
 }
+"""By evaluator_type; the arguments are dataset name, output directory and detections per image."""
 
 
 def build_evaluator(cfg: CfgNode, dataset_name: str) -> DatasetEvaluator:
-    """The evaluator for the ``evaluator_type`` in the dataset's metadata.
+    """Build the evaluator for the ``evaluator_type`` in the dataset's metadata.
 
-    Results that it saves go to ``inference`` under ``OUTPUT_DIR``. Evaluators with COCO's metrics
-    count the 100 detections of an image that these are defined for, or all of a model that gives
-    more, ``TEST.DETECTIONS_PER_IMAGE``.
+    Results are saved to ``OUTPUT_DIR/inference``. COCO's metrics count the standard 100 detections
+    per image, or ``TEST.DETECTIONS_PER_IMAGE`` if that is larger.
 
     Raises:
-        UserError: if the dataset has no such type, or one that this project has no evaluator for.
+        UserError: if the dataset has no ``evaluator_type`` or an unsupported one.
     """
     evaluator_type = MetadataCatalog.get(dataset_name).get("evaluator_type")
     if evaluator_type not in _EVALUATORS:
         raise UserError(
             f"Dataset {dataset_name!r} has the evaluator_type {evaluator_type!r} in its metadata; "
-            f"there are evaluators for {', '.join(map(repr, _EVALUATORS))}."
+            f"it must be one of {', '.join(map(repr, _EVALUATORS))}."
         )
     output_dir = str(Path(cfg.OUTPUT_DIR) / "inference")
     max_detections = max(COCO_MAX_DETECTIONS, cfg.TEST.DETECTIONS_PER_IMAGE)

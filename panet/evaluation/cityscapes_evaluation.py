@@ -1,4 +1,4 @@
-"""Cityscapes' evaluator for today's numpy."""
+"""Cityscapes evaluator compatible with current numpy versions."""
 
 from typing import Any
 
@@ -8,7 +8,7 @@ from panet.compat import cityscapesscripts
 
 
 class CityscapesInstanceEvaluator(detectron2.evaluation.CityscapesInstanceEvaluator):
-    """detectron2's evaluator, see :mod:`panet.compat.cityscapesscripts`."""
+    """detectron2's evaluator with the patches of :mod:`panet.compat.cityscapesscripts`."""
 
     def evaluate(self) -> dict[str, Any] | None:
         with cityscapesscripts.instance_evaluation():

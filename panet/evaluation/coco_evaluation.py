@@ -1,4 +1,4 @@
-"""COCO's evaluator with a fast implementation of its metrics."""
+"""COCO evaluator with a fast implementation of the metrics."""
 
 from collections.abc import Collection
 from typing import Any
@@ -11,29 +11,29 @@ from panet.compat.detectron2_coco import metrics_by
 from .run_lengths import QuickEncoding
 
 COCO_MAX_DETECTIONS = 100
-"""How many detections of an image COCO's metrics count, those of the highest scores."""
+"""Number of highest-scoring detections per image that COCO's metrics count."""
 
 
 class COCOEvaluator(QuickEncoding, detectron2.evaluation.COCOEvaluator):
-    """detectron2's evaluator, its metrics from ``faster-coco-eval``.
+    """detectron2's evaluator with the metrics of ``faster-coco-eval``.
 
-    They are those of pycocotools, several times as fast; detectron2's own fast implementation
-    needs its compiled extension. Datasets whose images have other ids than numbers, which that
-    package does not take, get pycocotools' own.
+    The results equal those of pycocotools and are computed several times as fast; detectron2's
+    own fast implementation needs its compiled extension. pycocotools is used for datasets with
+    non-integer image ids, which ``faster-coco-eval`` does not support.
     """
 
     def __init__(self, dataset_name: str, output_dir: str | None = None, **kwargs: Any) -> None:
         """
         Args:
-            dataset_name: registered, in COCO's format or to be converted to it.
-            output_dir: where to save the predictions.
-            kwargs: others of detectron2's evaluator.
+            dataset_name: name of a registered dataset; converted to COCO's format if necessary.
+            output_dir: directory to save the predictions to.
+            kwargs: other arguments of detectron2's evaluator.
         """
         super().__init__(dataset_name, output_dir=output_dir, use_fast_impl=False, **kwargs)
 
     @property
     def json_file(self) -> str:
-        """The path of the ground truth in COCO's format."""
+        """Path of the ground truth in COCO's format."""
         return self._metadata.json_file
 
     def evaluate(self, img_ids: Collection[int] | None = None) -> dict[str, Any] | None:

@@ -1,4 +1,4 @@
-"""Evaluators that work while the model does."""
+"""Evaluation concurrent with inference."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -9,15 +9,15 @@ from panet.utils.background import Background
 
 
 class InBackground(DatasetEvaluator):
-    """Has an evaluator process an image while the model computes the next one.
+    """Run an evaluator's ``process`` in a background thread during inference on the next image.
 
-    The order, and so the result, stays the same. What it raises comes one image later.
+    The order of calls, and so the result, is unchanged. An exception is raised one image later.
     """
 
     def __init__(self, evaluator: DatasetEvaluator) -> None:
         """
         Args:
-            evaluator: to be used by nobody else from now on.
+            evaluator: the wrapped evaluator; it must not be used elsewhere.
         """
         self._evaluator = evaluator
         self._background = Background()

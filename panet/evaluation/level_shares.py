@@ -1,4 +1,4 @@
-"""Which levels the features of adaptive feature pooling come from (Figure 3 of the paper)."""
+"""Source levels of the features of adaptive feature pooling (Figure 3 of the paper)."""
 
 import math
 from collections.abc import Iterable
@@ -17,22 +17,22 @@ from panet.modeling import AllLevelPooler, FusedFirstLayer
 from panet.modeling.pooler import PooledLevels
 from panet.utils.errors import UserError
 
-# FPN's rule: a box of this size in pixels goes to this level.
+# FPN assigns a box of this size, in pixels, to this level.
 _CANONICAL_SIZE, _CANONICAL_LEVEL = 224, 4
 
 
 @dataclass(frozen=True)
 class LevelShares:
-    """What each of L levels supplied, for boxes grouped by the level that FPN would assign.
+    """Number of features taken from each of L levels, for boxes grouped by their FPN level.
 
-    A feature is an element of the output of the first layer, after the maximum over the levels.
-    It comes from the level with the largest value, of equal ones from the first. Features that
-    are 0 in all levels after the ReLU come from none and are not counted.
+    A feature is an element of the first layer's output after the maximum over the levels. It is
+    attributed to the level with the largest value, on ties to the finest. Features that are 0 in
+    all levels after the ReLU are not counted.
 
     Attributes:
-        levels: names of the levels from fine to coarse.
-        boxes: (L,), the number of boxes in each group.
-        features: (L, L), for each group the number of features that each level supplied.
+        levels: names of the levels, from fine to coarse.
+        boxes: (L,), number of boxes in each group.
+        features: (L, L), number of features by group (row) and source level (column).
     """
 
     levels: tuple[str, ...]
@@ -41,7 +41,7 @@ class LevelShares:
 
     @property
     def shares(self) -> npt.NDArray[np.float64]:
-        """(L, L), for each group the share of every level; NaN for a group without features."""
+        """(L, L), share of each level in each group's features; NaN for groups without features."""
         total = self.features.sum(axis=1, keepdims=True)
         return np.divide(
             self.features, total, out=np.full(self.features.shape, np.nan), where=total > 0
@@ -53,18 +53,18 @@ def count_level_shares(
     batches: Iterable[list[dict[str, Any]]],
     head: Literal["box", "mask"] = "box",
 ) -> LevelShares:
-    """Count the features of every level while ``model`` detects.
+    """Count the features taken from each level during inference.
 
     Args:
-        model: in evaluation mode, fusing the levels by a maximum after the first layer.
-        batches: its inputs in detectron2's format.
-        head: "box", which is given the proposals (of a cascade, its first stage), or "mask", which
-            is given the detections.
+        model: model in evaluation mode that max-fuses the levels after the first layer.
+        batches: model inputs in detectron2's format.
+        head: "box", whose boxes are the proposals (in a cascade: the first stage), or "mask",
+            whose boxes are the detections.
 
     Raises:
-        UserError: if the model lacks this head, or its head does not fuse so.
+        UserError: if the model lacks this head, or the head fuses levels differently.
     """
-    pooler, first_layer = _fused_by_maximum(model, head)
+    pooler, first_layer = _max_fusing_head(model, head)
     levels = tuple(getattr(model.roi_heads, f"{head}_in_features"))
     finest, coarsest = (round(-math.log2(pooler.grids[i].scale)) for i in (0, -1))
     boxes = torch.zeros(len(levels), dtype=torch.int64)
@@ -89,15 +89,15 @@ def count_level_shares(
     return LevelShares(levels, boxes.numpy(), features.numpy())
 
 
-def _fused_by_maximum(
+def _max_fusing_head(
     model: GeneralizedRCNN, head: Literal["box", "mask"]
 ) -> tuple[AllLevelPooler, FusedFirstLayer]:
-    """The pooler of a head and the first layer, if it fuses all levels by a maximum after it."""
+    """Return the pooler and first layer of a head that max-fuses all levels after that layer."""
     roi_heads = getattr(model, "roi_heads", None)
     pooler = getattr(roi_heads, f"{head}_pooler", None)
     if pooler is None:
         raise UserError(
-            f"The model has no {head} head; take a configuration with "
+            f"The model has no {head} head; use a configuration with "
             "MODEL.META_ARCHITECTURE 'GeneralizedRCNN'"
             f"{' and MODEL.MASK_ON True' if head == 'mask' else ''}."
         )
@@ -114,7 +114,7 @@ def _fused_by_maximum(
     ):
         if value != needed:
             raise UserError(
-                f"MODEL.ADAPTIVE_POOLING.{key} is {value!r}; which level a feature comes from can "
-                f"only be told with {needed!r}."
+                f"MODEL.ADAPTIVE_POOLING.{key} is {value!r}; the source level of a feature is only "
+                f"defined for {needed!r}."
             )
     return pooler, first_layer

@@ -1,4 +1,4 @@
-"""LVIS's evaluator for today's numpy."""
+"""LVIS evaluator compatible with current numpy versions."""
 
 from typing import Any
 
@@ -10,7 +10,7 @@ from .run_lengths import QuickEncoding
 
 
 class LVISEvaluator(QuickEncoding, detectron2.evaluation.LVISEvaluator):
-    """detectron2's evaluator, see :mod:`panet.compat.lvis_api`."""
+    """detectron2's evaluator with the patches of :mod:`panet.compat.lvis_api`."""
 
     def evaluate(self) -> dict[str, Any]:
         with lvis_api.numpy_float():

@@ -1,4 +1,4 @@
-"""Mapillary Vistas' evaluation with COCO's metrics."""
+"""Evaluation of Mapillary Vistas with COCO's metrics."""
 
 import hashlib
 import json
@@ -19,25 +19,27 @@ from .coco_evaluation import COCOEvaluator
 
 logger = logging.getLogger(__name__)
 
+_IMAGE_KEYS = ("file_name", "height", "width")
+
 
 class MapillaryVistasEvaluator(COCOEvaluator):
-    """COCO's metrics on datasets whose records have instance maps.
+    """COCO's metrics for datasets whose records have instance maps.
 
-    The ground truth is made from the maps once, see :func:`write_ground_truth`.
+    The ground truth is converted once, see :func:`write_ground_truth`.
     """
 
     def __init__(self, dataset_name: str, output_dir: str, **kwargs: Any) -> None:
         """
         Args:
-            dataset_name: registered; its records are those of :mod:`panet.data.mapillary`.
-            output_dir: where to save the ground truth and the predictions.
-            kwargs: others of :class:`COCOEvaluator`.
+            dataset_name: name of a registered dataset with records of :mod:`panet.data.mapillary`.
+            output_dir: directory to save the ground truth and the predictions to.
+            kwargs: other arguments of :class:`COCOEvaluator`.
 
         Raises:
             UserError: if an instance map cannot be read.
         """
         json_file = write_ground_truth(dataset_name, Path(output_dir))
-        # A name of its own, since metadata cannot change and another run has another folder.
+        # A separate entry, since metadata is immutable and runs have different output directories.
         with_ground_truth = f"{dataset_name} in {json_file}"
         MetadataCatalog.get(with_ground_truth).set(
             json_file=str(json_file), thing_classes=MetadataCatalog.get(dataset_name).thing_classes
@@ -46,13 +48,13 @@ class MapillaryVistasEvaluator(COCOEvaluator):
 
 
 def write_ground_truth(dataset_name: str, folder: Path) -> Path:
-    """Write a dataset with instance maps in COCO's format, unless that was done before.
+    """Convert a dataset with instance maps to a COCO annotation file, if not done yet.
 
-    One process writes, those that come at the same time wait for it. The name of the file stands
-    for the paths, sizes and dates of the maps, so that others get another file.
+    One process writes the file while concurrent ones wait. The file name contains a hash of the
+    paths, sizes and modification times of the maps, so changed maps are converted again.
 
     Returns:
-        The JSON file's path.
+        Path of the JSON file.
 
     Raises:
         UserError: if an instance map cannot be read.
@@ -72,47 +74,41 @@ def write_ground_truth(dataset_name: str, folder: Path) -> Path:
 def _fingerprint(records: list[dict[str, Any]]) -> str:
     digest = hashlib.sha256()
     for record in records:
-        state = Path(record["instance_file_name"]).stat()
-        described = (record["instance_file_name"], state.st_size, state.st_mtime_ns)
-        digest.update(repr((*described, record["label_classes"])).encode())
+        path = record["instance_file_name"]
+        status = Path(path).stat()
+        state = (path, status.st_size, status.st_mtime_ns, record["label_classes"])
+        digest.update(repr(state).encode())
     return digest.hexdigest()[:12]
 
 
 def _in_coco_format(records: list[dict[str, Any]], thing_classes: list[str]) -> dict[str, Any]:
-    # Threads suffice: decoding and comparing pixels both let the others run. The bar is shown to
-    # people who watch only.
+    # Threads suffice, since decoding and comparing pixels release the GIL.
     with ThreadPoolExecutor() as pool:
-        done = pool.map(_annotations, records)
-        per_image = list(tqdm(done, "ground truth", len(records), unit="image", disable=None))
-    annotations = [annotation for annotations in per_image for annotation in annotations]
+        per_image = pool.map(_annotations, records)
+        # disable=None shows the bar on terminals only.
+        bar = tqdm(per_image, "ground truth", len(records), unit="image", disable=None)
+        annotations = [annotation for annotations in bar for annotation in annotations]
     return {
         "info": {"description": "Written by panet from the dataset's instance maps."},
         "images": [
-            {
-                "id": record["image_id"],
-                "file_name": record["file_name"],
-                "height": record["height"],
-                "width": record["width"],
-            }
+            {"id": record["image_id"], **{key: record[key] for key in _IMAGE_KEYS}}
             for record in records
         ],
-        "annotations": [{"id": i + 1, **annotation} for i, annotation in enumerate(annotations)],
+        "annotations": [{"id": i, **annotation} for i, annotation in enumerate(annotations, 1)],
         "categories": [{"id": i, "name": name} for i, name in enumerate(thing_classes)],
     }
 
 
 def _annotations(record: dict[str, Any]) -> list[dict[str, Any]]:
     ids = read_instance_map(record).ids(num_classes=max(record["label_classes"]) + 1)
-    annotations = []
-    for object_id, mask in encode_objects(ids).items():
-        annotations.append(
-            {
-                "image_id": record["image_id"],
-                "category_id": object_class(object_id),
-                "segmentation": {"size": mask["size"], "counts": mask["counts"].decode()},
-                "area": int(rle.area(mask)),
-                "bbox": rle.toBbox(mask).tolist(),
-                "iscrowd": 0,
-            }
-        )
-    return annotations
+    return [
+        {
+            "image_id": record["image_id"],
+            "category_id": object_class(object_id),
+            "segmentation": {"size": mask["size"], "counts": mask["counts"].decode()},
+            "area": int(rle.area(mask)),
+            "bbox": rle.toBbox(mask).tolist(),
+            "iscrowd": 0,
+        }
+        for object_id, mask in encode_objects(ids).items()
+    ]

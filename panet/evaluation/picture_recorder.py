@@ -1,4 +1,4 @@
-"""Pictures of a few test images for TensorBoard, at every evaluation in training."""
+"""TensorBoard visualizations of a few test images at every evaluation during training."""
 
 import logging
 from typing import Any
@@ -17,19 +17,19 @@ logger = logging.getLogger(__name__)
 
 
 class PictureRecorder(DatasetEvaluator):
-    """Draws what is predicted for the first images of a dataset, beside their ground truth.
+    """Draw predictions for the first images of a dataset beside their ground truth.
 
-    The pictures go to the event storage of the training that goes on, and from there to
-    TensorBoard; without one, nothing is drawn. In several processes the main one draws those of
-    the images that it predicts for. Whatever fails here is logged, and the evaluation goes on.
+    The visualizations are written to the current event storage and from there to TensorBoard;
+    without an event storage nothing is drawn. In distributed evaluation only the main process
+    draws, and only images of its own share. Errors are logged and do not stop the evaluation.
     """
 
     def __init__(self, dataset_name: str, num_pictures: int, size: int = 512) -> None:
         """
         Args:
-            dataset_name: registered.
-            num_pictures: how many images to draw.
-            size: the longest side of an image in its picture, in pixels.
+            dataset_name: name of a registered dataset.
+            num_pictures: number of images to draw.
+            size: longer side of the image in its visualization, in pixels.
 
         Raises:
             UserError: if ``num_pictures`` is negative.
@@ -46,33 +46,29 @@ class PictureRecorder(DatasetEvaluator):
         self._active = self.num_pictures > 0 and comm.is_main_process() and has_event_storage()
 
     def process(self, inputs: list[dict[str, Any]], outputs: list[dict[str, Any]]) -> None:
-        """See ``DatasetEvaluator``; the inputs need "file_name", the outputs "instances"."""
+        """Draw the images with a known "file_name" whose outputs have "instances"."""
         if not self._active:
             return
         try:
             for image, output in zip(inputs, outputs):
                 self._record(image["file_name"], output)
-        except Exception:  # whatever it is, the evaluation is worth more
-            logger.warning("The pictures for TensorBoard are left out:", exc_info=True)
+        except Exception:  # drawing must never stop the evaluation
+            logger.warning("Skipping the visualizations for TensorBoard:", exc_info=True)
             self._active = False
 
     def _record(self, file_name: str, output: dict[str, Any]) -> None:
         if self._records is None:
-            # The loader of test data leaves out the ground truth.
+            # The test loader drops the ground truth.
             first = DatasetCatalog.get(self.dataset_name)[: self.num_pictures]
             self._records = {record["file_name"]: record for record in first}
         if file_name not in self._records or "instances" not in output:
             return
         record = self._records[file_name]
         instances = output["instances"]
-        picture = draw_comparison(
-            record,
-            instances,
-            MetadataCatalog.get(self.dataset_name),
-            scale=self.size / max(instances.image_size),
-        )
-        number = list(self._records).index(file_name)
-        name = f"{self.dataset_name}/{number:03d}"
+        metadata = MetadataCatalog.get(self.dataset_name)
+        scale = self.size / max(instances.image_size)
+        picture = draw_comparison(record, instances, metadata, scale=scale)
+        name = f"{self.dataset_name}/{list(self._records).index(file_name):03d}"
         get_event_storage().put_image(name, torch.from_numpy(picture).permute(2, 0, 1))
 
     def evaluate(self) -> dict[str, Any]:

@@ -1,4 +1,4 @@
-"""Pictures of what a model sees."""
+"""Visualization of predictions beside their ground truth."""
 
 from typing import Any
 
@@ -17,14 +17,14 @@ def draw_comparison(
     min_score: float = 0.5,
     scale: float = 1.0,
 ) -> npt.NDArray[np.uint8]:
-    """The ground truth of an image, and beside it what a model predicts.
+    """Draw the ground truth of an image and, to its right, the predictions.
 
     Args:
         record: the image in detectron2's dataset format, with its annotations.
-        predictions: as the model outputs them, on any device.
-        metadata: of the dataset.
-        min_score: predictions with lower scores are left out.
-        scale: size of the picture relative to the image.
+        predictions: the model's output, on any device.
+        metadata: metadata of the dataset.
+        min_score: minimum score of the predictions to draw.
+        scale: size of the visualization relative to the image.
 
     Returns:
         (scale * H, 2 * scale * W, 3), RGB.

@@ -1,4 +1,4 @@
-"""Several views of an image and several models, merged into one result."""
+"""Test-time augmentation and model ensembles."""
 
 from .ensemble import RCNNEnsemble
 from .tta_model import add_tta

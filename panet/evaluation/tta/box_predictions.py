@@ -1,4 +1,4 @@
-"""What the box branch says of every proposal, before thresholds and NMS."""
+"""Raw box-branch predictions for all proposals, before thresholding and NMS."""
 
 from collections.abc import Mapping
 from functools import singledispatch
@@ -10,28 +10,28 @@ from torch import Tensor
 from panet.utils.errors import UserError
 
 BoxPredictions = tuple[list[Tensor], list[Tensor]]
-"""For each image, for its R proposals: boxes in pixels, (R, 4 K) or, class-agnostic, (R, 4); and
-the probabilities of the K classes and the background, (R, K + 1)."""
+"""Boxes in pixels, (R, 4 K) or, if class-agnostic, (R, 4), and the probabilities of the K classes
+and the background, (R, K + 1), for the R proposals of each image."""
 
 
 @singledispatch
 def predict_boxes(
     roi_heads: ROIHeads, features: Mapping[str, Tensor], proposals: list[Instances]
 ) -> BoxPredictions:
-    """The box branch of RoI heads.
+    """Run the box branch of RoI heads.
 
     Args:
-        roi_heads: in evaluation mode.
+        roi_heads: RoI heads in evaluation mode.
         features: feature maps by name, each (N, C, H_l, W_l).
-        proposals: of N images, with "proposal_boxes".
+        proposals: proposals of N images, with "proposal_boxes".
 
     Raises:
-        UserError: if these RoI heads are no :class:`StandardROIHeads`.
+        UserError: if the RoI heads are not :class:`StandardROIHeads`.
     """
     raise UserError(
-        f"Test-time augmentation, voting and ensembles do not know how {type(roi_heads).__name__} "
-        "score proposals; MODEL.ROI_HEADS.NAME must be PANetROIHeads, CascadePANetROIHeads or one "
-        "of detectron2's StandardROIHeads and CascadeROIHeads."
+        "Test-time augmentation, voting and ensembles do not support the RoI heads "
+        f"{type(roi_heads).__name__}; MODEL.ROI_HEADS.NAME must be PANetROIHeads, "
+        "CascadePANetROIHeads, or detectron2's StandardROIHeads or CascadeROIHeads."
     )
 
 
@@ -67,7 +67,7 @@ def _(
 
 
 def _as_proposals(boxes: Tensor, image_size: tuple[int, int]) -> Instances:
-    """A stage's boxes, (R, 4), for the next one; all of them, as their scores will be averaged."""
+    """Convert a stage's boxes, (R, 4), to proposals. All are kept, since scores are averaged."""
     proposal_boxes = Boxes(boxes)
     proposal_boxes.clip(image_size)
     return Instances(image_size, proposal_boxes=proposal_boxes)
@@ -76,16 +76,16 @@ def _as_proposals(boxes: Tensor, image_size: tuple[int, int]) -> Instances:
 def choose_candidates(
     boxes: Tensor, scores: Tensor, image_size: tuple[int, int], score_threshold: float
 ) -> Instances:
-    """The boxes of one image that NMS would choose from.
+    """Select the boxes of one image that are the input of NMS.
 
     Args:
         boxes: (R, 4 K) or (R, 4).
-        scores: (R, K + 1), the background's last.
-        image_size: (H, W), to clip the boxes to.
-        score_threshold: only those with a higher score are chosen, each for its class.
+        scores: (R, K + 1), with the background last.
+        image_size: (H, W) to clip the boxes to.
+        score_threshold: every box and class with a higher score is selected.
 
     Returns:
-        "pred_boxes", "scores" and "pred_classes".
+        Instances with "pred_boxes", "scores" and "pred_classes".
     """
     rows, classes = (scores[:, :-1] > score_threshold).nonzero(as_tuple=True)
     of_classes = boxes.view(len(boxes), -1, 4).expand(-1, scores.shape[1] - 1, -1)

@@ -1,4 +1,4 @@
-"""One or several models on one or several views of each image, merged into one result."""
+"""Ensembles of models with test-time augmentation (TTA)."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -32,14 +32,14 @@ Features = dict[str, Tensor]
 
 
 class RCNNEnsemble(GeneralizedRCNNWithTTA):
-    """Models that see an image, or several views of it, as one.
+    """One or several models on one or several TTA views of each image, merged into one result.
 
-    For every view, one of the models proposes boxes. What all say of them is averaged, classes and
-    boxes before threshold and NMS, masks after. The detections of all views meet in the image for
-    another NMS, with box and mask voting.
+    For every view, one model proposes boxes and the predictions of all models for these proposals
+    are averaged: classes and boxes before thresholding and NMS, masks after. The detections of all
+    views are then mapped to the image and merged by another NMS, with box and mask voting.
 
-    :class:`GeneralizedRCNNWithTTA` runs every view twice, for boxes and then for masks. Here each
-    is run once, and only what was found in it is kept.
+    :class:`GeneralizedRCNNWithTTA` runs every view twice, for boxes and then for masks. This class
+    runs each view once and keeps only its detections.
     """
 
     def __init__(
@@ -52,17 +52,18 @@ class RCNNEnsemble(GeneralizedRCNNWithTTA):
     ) -> None:
         """
         Args:
-            cfg: keys ``TEST.AUG``, ``TEST.BOX_VOTING``, ``TEST.MASK_VOTING``,
-                ``TEST.TIGHTEN_BOXES``; thresholds and NMS where a single model has them.
-            models: ``GeneralizedRCNN``s for the same classes, in evaluation mode. Those without
-                masks have no say in them.
-            proposals_from: the model that proposes boxes to all, counted from 0.
-            tta_mapper: makes the views of an image; by default those of ``TEST.AUG``.
-            batch_size: how many views of one size to compute at once; by default
+            cfg: configuration with the keys ``TEST.AUG``, ``TEST.BOX_VOTING``,
+                ``TEST.MASK_VOTING``, ``TEST.TIGHTEN_BOXES``; score threshold and NMS are
+                configured as for a single model.
+            models: ``GeneralizedRCNN``s for the same classes, in evaluation mode. Models without
+                a mask head are ignored for masks.
+            proposals_from: 0-based index of the model that proposes boxes for all models.
+            tta_mapper: makes the views of an image; default: :func:`build_view_mapper`.
+            batch_size: number of views of equal size in a batch; default:
                 ``TEST.AUG.BATCH_SIZE``.
 
         Raises:
-            UserError: if the models cannot be merged, or a key is wrong.
+            UserError: if the models cannot be merged, or a key has an invalid value.
         """
         members: list[Any] = [
             m.module if isinstance(m, DistributedDataParallel) else m for m in models
@@ -73,7 +74,7 @@ class RCNNEnsemble(GeneralizedRCNNWithTTA):
             raise UserError(f"TEST.AUG.BATCH_SIZE is {batch_size}; it must be at least 1.")
         parent_cfg = cfg.clone()
         parent_cfg.defrost()
-        parent_cfg.MODEL.LOAD_PROPOSALS = False  # which the superclass refuses
+        parent_cfg.MODEL.LOAD_PROPOSALS = False  # not supported by the superclass
         super().__init__(parent_cfg, members[0], tta_mapper or build_view_mapper(cfg), batch_size)
         self.cfg = cfg.clone()
         self.members: Any = nn.ModuleList(members)
@@ -83,12 +84,12 @@ class RCNNEnsemble(GeneralizedRCNNWithTTA):
     def __call__(self, batched_inputs: list[dict[str, Any]]) -> list[dict[str, Instances]]:
         """
         Args:
-            batched_inputs: as for ``GeneralizedRCNN``: "image", (3, H', W'), with channels as
-                ``INPUT.FORMAT`` says, or a "file_name" to read it from; the "height" and "width"
-                of the result, by default the image's; "proposals" if there is no RPN.
+            batched_inputs: inputs of ``GeneralizedRCNN``: "image", (3, H', W'), in the channel
+                order ``INPUT.FORMAT``, or a "file_name" to read it from; "height" and "width" of
+                the result, by default those of the image; "proposals" if there is no RPN.
 
         Returns:
-            For each image, "instances" as ``GeneralizedRCNN`` gives them.
+            The output of ``GeneralizedRCNN`` for each image: "instances".
         """
         return [self._inference_one_image(self._complete(inputs)) for inputs in batched_inputs]
 
@@ -103,34 +104,28 @@ class RCNNEnsemble(GeneralizedRCNNWithTTA):
 
     @torch.no_grad()
     def _inference_one_image(self, input: dict[str, Any]) -> dict[str, Instances]:
-        views, transforms = self._get_augmented_inputs(input)
-        found = [
-            in_view
+        views = make_views(input, self.tta_mapper)
+        transforms = [view["transforms"] for view in views]
+        pairs = [
+            pair
             for batch in batches_of_like_size(views, self.batch_size)
-            for in_view in self._find_in_views(batch)
+            for pair in self._detect(batch)
         ]
         height, width = input["image"].shape[1:]
         sizes = (height, width), (input["height"], input["width"])
         detections, candidates = (
-            Instances.cat([map_back(*in_view, *sizes) for in_view in zip(part, transforms)])
-            for part in zip(*found)
+            Instances.cat([map_back(*view, *sizes) for view in zip(instances, transforms)])
+            for instances in zip(*pairs)
         )
         return {"instances": self._merge(detections, candidates, several=len(views) > 1)}
 
-    def _get_augmented_inputs(
-        self, input: dict[str, Any]
-    ) -> tuple[list[dict[str, Any]], list[Any]]:
-        views = make_views(input, self.tta_mapper)
-        return views, [view["transforms"] for view in views]
-
-    def _find_in_views(self, views: list[dict[str, Any]]) -> list[tuple[Instances, Instances]]:
-        """The detections in each of some views of one size, and what they were chosen from."""
+    def _detect(self, views: list[dict[str, Any]]) -> list[tuple[Instances, Instances]]:
+        """Return detections and box-voting candidates in each of several views of equal size."""
         features, proposals = self._propose(views)
         heads, test = self.cfg.MODEL.ROI_HEADS, self.cfg.TEST
-        found = []
-        averages = self._average_boxes(features, proposals)
-        for view, boxes, scores, in_view in zip(views, *averages, proposals):
-            predictions = (boxes, scores, in_view.image_size, heads.SCORE_THRESH_TEST)
+        pairs = []
+        for view, boxes, scores in zip(views, *self._average_boxes(features, proposals)):
+            predictions = (boxes, scores, view["image"].shape[1:], heads.SCORE_THRESH_TEST)
             detections, _ = fast_rcnn_inference_single_image(
                 *predictions, heads.NMS_THRESH_TEST, test.DETECTIONS_PER_IMAGE
             )
@@ -138,13 +133,13 @@ class RCNNEnsemble(GeneralizedRCNNWithTTA):
             if test.BOX_VOTING.ENABLED:
                 candidates = choose_candidates(*predictions)
             transforms = view["transforms"]
-            found.append((drop_others(detections, transforms), drop_others(candidates, transforms)))
+            pairs.append((drop_others(detections, transforms), drop_others(candidates, transforms)))
         if self.has_masks:
-            self._average_masks(features, [detections for detections, _ in found])
-        return found
+            self._average_masks(features, [detections for detections, _ in pairs])
+        return pairs
 
     def _propose(self, views: list[dict[str, Any]]) -> tuple[list[Features], list[Instances]]:
-        """Each member's feature maps, and the proposals for all."""
+        """Return the feature maps of each member and the proposals for all members."""
         proposals = None
         features = []
         for member in self.members:
@@ -164,34 +159,32 @@ class RCNNEnsemble(GeneralizedRCNNWithTTA):
     def _average_boxes(
         self, features: list[Features], proposals: list[Instances]
     ) -> tuple[list[Tensor], list[Tensor]]:
-        """For each view, boxes, (R, 4 K) or (R, 4), and class probabilities, (R, K + 1)."""
+        """Average boxes, (R, 4 K) or (R, 4), and class probabilities, (R, K + 1), for each view."""
         predictions = [
             predict_boxes(member.roi_heads, maps, proposals)
             for member, maps in zip(self.members, features)
         ]
         boxes, scores = zip(*predictions)
-        return [_mean_boxes(in_view) for in_view in zip(*boxes)], [
-            torch.stack(in_view).mean(0) for in_view in zip(*scores)
-        ]
+        return list(map(_mean_boxes, zip(*boxes))), [torch.stack(s).mean(0) for s in zip(*scores)]
 
     def _average_masks(self, features: list[Features], detections: list[Instances]) -> None:
-        """Give the detections of each view their "pred_masks", (N, 1, h, w)."""
+        """Set the "pred_masks", (N, 1, h, w), of the detections of each view."""
         masks = []
         for member, maps in zip(self.members, features):
             if member.roi_heads.mask_on:
                 copies = [Instances(d.image_size, **d.get_fields()) for d in detections]
-                found = member.roi_heads.forward_with_given_boxes(maps, copies)
-                masks.append([in_view.pred_masks for in_view in found])
-        for in_view, members_masks in zip(detections, zip(*masks)):
-            if len({mask.shape for mask in members_masks}) > 1:
+                outputs = member.roi_heads.forward_with_given_boxes(maps, copies)
+                masks.append([output.pred_masks for output in outputs])
+        for instances, of_members in zip(detections, zip(*masks)):
+            if len({mask.shape for mask in of_members}) > 1:
                 raise UserError(
-                    "The models of TEST.ENSEMBLE.MEMBERS have masks of different sizes; give them "
-                    "the same MODEL.ROI_MASK_HEAD.POOLER_RESOLUTION."
+                    "The models of TEST.ENSEMBLE.MEMBERS predict masks of different sizes; set "
+                    "MODEL.ROI_MASK_HEAD.POOLER_RESOLUTION to the same value for all of them."
                 )
-            in_view.pred_masks = torch.stack(members_masks).mean(0)
+            instances.pred_masks = torch.stack(of_members).mean(0)
 
     def _merge(self, detections: Instances, candidates: Instances, several: bool) -> Instances:
-        """The detections in one or several views, in pixels of the result, as one result."""
+        """Merge the detections of one or several views, in pixels of the result."""
         test = self.cfg.TEST
         kept = detections
         if several:
@@ -215,7 +208,7 @@ class RCNNEnsemble(GeneralizedRCNNWithTTA):
 
 
 def _mean_boxes(boxes: Sequence[Tensor]) -> Tensor:
-    """The mean of members' boxes, some of which may have one for all classes."""
+    """Average the boxes of all members, expanding class-agnostic ones to all classes."""
     most = max(b.shape[1] for b in boxes)
     return torch.stack([b.repeat(1, most // b.shape[1]) for b in boxes]).mean(0)
 
@@ -224,24 +217,25 @@ def _check_members(cfg: CfgNode, members: Sequence[Any], proposals_from: int) ->
     for member in members:
         if not isinstance(member, GeneralizedRCNN):
             raise UserError(
-                "Test-time augmentation, voting, tightened boxes and ensembles are for "
-                "MODEL.META_ARCHITECTURE GeneralizedRCNN, and this model is a "
-                f"{type(member).__name__}; switch TEST.AUG, TEST.BOX_VOTING and "
-                "TEST.TIGHTEN_BOXES off."
+                "Test-time augmentation, voting, box tightening and ensembles need "
+                "MODEL.META_ARCHITECTURE GeneralizedRCNN, but this model is a "
+                f"{type(member).__name__}; disable TEST.AUG, TEST.BOX_VOTING and "
+                "TEST.TIGHTEN_BOXES."
             )
     if cfg.MODEL.KEYPOINT_ON:
         raise UserError(
-            "MODEL.KEYPOINT_ON is True; test-time augmentation and ensembles merge no keypoints."
+            "MODEL.KEYPOINT_ON is True, but test-time augmentation and ensembles do not support "
+            "keypoints; set it to False."
         )
     if not 0 <= proposals_from < len(members):
         raise UserError(
-            f"TEST.ENSEMBLE.PROPOSALS_FROM is {proposals_from}; it must be the number of one of "
-            f"the {len(members)} models, counted from 0."
+            f"TEST.ENSEMBLE.PROPOSALS_FROM is {proposals_from}; it must be the 0-based index of "
+            f"one of the {len(members)} models."
         )
     if members[proposals_from].proposal_generator is None and not cfg.MODEL.LOAD_PROPOSALS:
         raise UserError(
-            f"Model {proposals_from}, which TEST.ENSEMBLE.PROPOSALS_FROM names, has no RPN; name "
-            "another, or have proposals read from files with MODEL.LOAD_PROPOSALS."
+            f"Model {proposals_from}, selected by TEST.ENSEMBLE.PROPOSALS_FROM, has no RPN; "
+            "select another model, or read proposals from files with MODEL.LOAD_PROPOSALS."
         )
     num_classes = cfg.MODEL.ROI_HEADS.NUM_CLASSES
     for member in members:
@@ -251,4 +245,4 @@ def _check_members(cfg: CfgNode, members: Sequence[Any], proposals_from: int) ->
                 f"TEST.ENSEMBLE.MEMBERS has {member.roi_heads.num_classes} classes."
             )
     if cfg.TEST.TIGHTEN_BOXES and not any(member.roi_heads.mask_on for member in members):
-        raise UserError("TEST.TIGHTEN_BOXES is True, but the model has no masks.")
+        raise UserError("TEST.TIGHTEN_BOXES is True, but the model has no masks; set it to False.")

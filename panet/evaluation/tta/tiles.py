@@ -1,4 +1,4 @@
-"""Tiles that a large image is seen through, one after the other."""
+"""Overlapping tiles for inference on large images."""
 
 from collections.abc import Iterator
 from itertools import pairwise
@@ -10,12 +10,12 @@ from torch import Tensor
 
 
 class Span(NamedTuple):
-    """A tile along one side of an image, in pixels.
+    """The extent of a tile along one image axis, in pixels.
 
     Attributes:
-        start, end: of the tile.
-        core_start, core_end: of the part whose objects it answers for. The outermost tiles
-            answer for what is beyond the image's edge, too.
+        start, end: extent of the tile.
+        core_start, core_end: extent of the core, where the tile's detections are kept. The cores
+            of the outermost tiles extend to infinity.
     """
 
     start: int
@@ -25,31 +25,24 @@ class Span(NamedTuple):
 
 
 class TileTransform(CropTransform):
-    """Cropping to a tile, which answers for the objects that have their centers in its core.
+    """Crop an image to a tile, of which only detections centered in its core are kept.
 
-    Every point of an image is in the core of one tile, so that every object is found once, in a
-    tile that shows what is around it.
+    The cores partition the image, so every object is detected once, in a tile that shows its
+    surroundings.
     """
 
     def __init__(self, rows: Span, columns: Span, height: int, width: int) -> None:
         """
         Args:
-            rows, columns: what the tile has of the image.
-            height, width: of the image.
+            rows, columns: extent of the tile.
+            height, width: size of the image.
         """
-        super().__init__(
-            columns.start,
-            rows.start,
-            columns.end - columns.start,
-            rows.end - rows.start,
-            width,
-            height,
-        )
-        self.rows = rows
-        self.columns = columns
+        size = (columns.end - columns.start, rows.end - rows.start)
+        super().__init__(columns.start, rows.start, *size, width, height)
+        self.rows, self.columns = rows, columns
 
     def in_core(self, boxes: Tensor) -> Tensor:
-        """Which boxes of the image, (N, 4), have their centers in the core: (N,), bool."""
+        """Whether boxes in image coordinates, (N, 4), are centered in the core: (N,), bool."""
         x, y = (boxes[:, :2] + boxes[:, 2:]).div(2).unbind(1)
         return (
             (self.columns.core_start <= x)
@@ -60,12 +53,12 @@ class TileTransform(CropTransform):
 
 
 def lay_out_spans(length: int, tile: int, overlap: int) -> list[Span]:
-    """The fewest tiles that cover a side of an image, evenly spaced.
+    """Cover one image axis with the fewest evenly spaced tiles.
 
     Args:
-        length: of the side.
-        tile: length of the tiles; a shorter side is one tile of its own length.
-        overlap: of neighbouring tiles at least, below ``tile``.
+        length: length of the axis.
+        tile: length of the tiles. A shorter axis becomes one tile of its own length.
+        overlap: minimum overlap of neighbouring tiles, below ``tile``.
     """
     count = max(1, -(-(length - overlap) // (tile - overlap)))
     size = min(tile, length)
@@ -78,11 +71,15 @@ def lay_out_spans(length: int, tile: int, overlap: int) -> list[Span]:
 def cut_tiles(
     image: dict[str, Any], tile: int, overlap: int
 ) -> Iterator[tuple[TileTransform, dict[str, Any]]]:
-    """The tiles of a model's input: how each is cut, and what it is as an input of its own.
+    """Cut a model input into tiles.
 
     Args:
-        image: with "image", (3, H, W).
-        tile, overlap: of neighbours, in pixels of the image.
+        image: model input with "image", (3, H, W).
+        tile: size of the tiles, in pixels of the image.
+        overlap: minimum overlap of neighbouring tiles, in pixels of the image.
+
+    Yields:
+        The crop of each tile, and the tile as a model input.
     """
     height, width = image["image"].shape[1:]
     for rows in lay_out_spans(height, tile, overlap):

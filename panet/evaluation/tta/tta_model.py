@@ -1,4 +1,4 @@
-"""What a configuration asks for at test time, around a model."""
+"""Adding TTA to a model as configured."""
 
 from detectron2.config import CfgNode
 from torch import nn
@@ -7,17 +7,17 @@ from .ensemble import RCNNEnsemble
 
 
 def add_tta(cfg: CfgNode, model: nn.Module) -> nn.Module:
-    """The model with the views, voting and tight boxes that ``cfg.TEST`` asks for.
+    """Wrap a model with the TTA views, voting and box tightening enabled in ``cfg.TEST``.
 
     Args:
         cfg: keys ``TEST.AUG``, ``TEST.BOX_VOTING``, ``TEST.MASK_VOTING``, ``TEST.TIGHTEN_BOXES``.
-        model: a ``GeneralizedRCNN``; if no trick is asked for, any model.
+        model: a ``GeneralizedRCNN``, or any model if none of these is enabled.
 
     Returns:
-        ``model`` itself if none is, or if it is an ensemble, which has them already.
+        ``model`` itself if none is enabled, or if it is an :class:`RCNNEnsemble` already.
 
     Raises:
-        UserError: if they are not for this model.
+        UserError: if the model does not support them.
     """
-    wanted = cfg.TEST.AUG.ENABLED or cfg.TEST.BOX_VOTING.ENABLED or cfg.TEST.TIGHTEN_BOXES
-    return RCNNEnsemble(cfg, [model]) if wanted and not isinstance(model, RCNNEnsemble) else model
+    enabled = cfg.TEST.AUG.ENABLED or cfg.TEST.BOX_VOTING.ENABLED or cfg.TEST.TIGHTEN_BOXES
+    return RCNNEnsemble(cfg, [model]) if enabled and not isinstance(model, RCNNEnsemble) else model

@@ -1,7 +1,7 @@
-"""The views of an image that are merged at test time."""
+"""TTA views of an image."""
 
-from collections.abc import Callable, Iterator, Sequence
-from itertools import groupby
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from itertools import groupby, islice
 from typing import Any
 
 from detectron2.config import CfgNode
@@ -19,59 +19,52 @@ Size = tuple[int, int]
 """Height and width in pixels."""
 
 ViewMapper = Callable[[dict[str, Any]], list[dict[str, Any]]]
-"""From the input of one image to those of its views, with the "transforms" that made them."""
+"""Maps a model input to the inputs of its TTA views, each with the "transforms" that made it."""
 
 
 def build_view_mapper(cfg: CfgNode) -> ViewMapper:
-    """The views that ``TEST.AUG`` asks for, or the image itself.
+    """Build the mapper for the TTA views of ``TEST.AUG``, or :func:`identity_view` without TTA.
 
     Raises:
-        UserError: if a key of ``TEST.AUG`` has an impossible value.
+        UserError: if a key of ``TEST.AUG`` has an invalid value.
     """
     options = cfg.TEST.AUG
     if not options.ENABLED:
         return identity_view
     _check_options(cfg)
 
-    def views(image: dict[str, Any]) -> list[dict[str, Any]]:
-        found = []
-        for cut, tile in _cut(cfg, image):
-            height, width = tile["image"].shape[1:]
-            resize = DatasetMapperTTA(
-                shorter_edges(cfg, height, width), options.MAX_SIZE, options.FLIP
-            )
-            for view in resize(tile):
-                found.append({**view, "transforms": cut + view["transforms"]})
-        return found
+    def make(image: dict[str, Any]) -> list[dict[str, Any]]:
+        tiles: Iterable[tuple[TileTransform | None, dict[str, Any]]] = [(None, image)]
+        if options.WINDOW:
+            tiles = cut_tiles(image, options.WINDOW, options.OVERLAP)
+        views = []
+        for crop, tile in tiles:
+            sizes = shorter_edges(cfg, *tile["image"].shape[1:])
+            augment = DatasetMapperTTA(sizes, options.MAX_SIZE, options.FLIP)
+            before = TransformList([] if crop is None else [crop])
+            views += [{**v, "transforms": before + v["transforms"]} for v in augment(tile)]
+        return views
 
-    return views
+    return make
 
 
 def _check_options(cfg: CfgNode) -> None:
     options = cfg.TEST.AUG
     if not all(scale > 0 for scale in options.SCALES):
-        raise UserError(f"TEST.AUG.SCALES is {tuple(options.SCALES)}; all of them must be above 0.")
+        raise UserError(f"TEST.AUG.SCALES is {tuple(options.SCALES)}; all scales must be above 0.")
     if options.WINDOW < 0 or (options.WINDOW and not 0 <= options.OVERLAP < options.WINDOW):
         raise UserError(
-            f"TEST.AUG.WINDOW is {options.WINDOW} and TEST.AUG.OVERLAP {options.OVERLAP}; they "
-            "must not be negative, and the overlap must be smaller."
+            f"TEST.AUG.WINDOW is {options.WINDOW} and TEST.AUG.OVERLAP is {options.OVERLAP}; both "
+            "must be at least 0, and OVERLAP must be smaller than WINDOW."
         )
 
 
-def _cut(cfg: CfgNode, image: dict[str, Any]) -> Iterator[tuple[TransformList, dict[str, Any]]]:
-    if cfg.TEST.AUG.WINDOW == 0:
-        yield TransformList([]), image
-        return
-    for cut, tile in cut_tiles(image, cfg.TEST.AUG.WINDOW, cfg.TEST.AUG.OVERLAP):
-        yield TransformList([cut]), tile
-
-
 def view_sizes(cfg: CfgNode, height: int, width: int) -> list[Size]:
-    """The sizes of an image's views.
+    """Return the sizes of the TTA views of an image.
 
     Args:
-        cfg: keys ``TEST.AUG``.
-        height, width: of the image.
+        cfg: configuration with the keys ``TEST.AUG``.
+        height, width: size of the image.
     """
     options = cfg.TEST.AUG
     if options.WINDOW:
@@ -83,23 +76,23 @@ def view_sizes(cfg: CfgNode, height: int, width: int) -> list[Size]:
 
 
 def shorter_edges(cfg: CfgNode, height: int, width: int) -> list[int]:
-    """The shorter edges, in pixels, that an image or a tile is resized to."""
+    """Return the shorter edges, in pixels, that an image or a tile is resized to."""
     scaled = [max(1, round(scale * min(height, width))) for scale in cfg.TEST.AUG.SCALES]
     return scaled or list(cfg.TEST.AUG.MIN_SIZES)
 
 
 def identity_view(image: dict[str, Any]) -> list[dict[str, Any]]:
-    """An image as its own only view."""
+    """Return the image as the only view."""
     return [{**image, "transforms": TransformList([NoOpTransform()])}]
 
 
 def make_views(image: dict[str, Any], view_mapper: ViewMapper) -> list[dict[str, Any]]:
-    """The views of an image, with its proposals where it has some.
+    """Make the TTA views of an image, with transformed proposals if it has any.
 
     Args:
-        image: as for ``GeneralizedRCNN``.
-        view_mapper: makes them; their "transforms" begin at the image as it is given, whatever
-            size the result shall have.
+        image: input of ``GeneralizedRCNN``.
+        view_mapper: makes the views. Their "transforms" start from the given image, independent
+            of the size of the result.
     """
     height, width = image["image"].shape[1:]
     views = view_mapper({**image, "height": height, "width": width})
@@ -109,7 +102,7 @@ def make_views(image: dict[str, Any], view_mapper: ViewMapper) -> list[dict[str,
 
 
 def transform_proposals(view: dict[str, Any]) -> None:
-    """Take the proposals of the image along into a view that was made of it, in place."""
+    """Transform the image's "proposals", if any, to the coordinates of a view, in place."""
     if "proposals" not in view:
         return
     given: Instances = view["proposals"]
@@ -122,28 +115,29 @@ def transform_proposals(view: dict[str, Any]) -> None:
 
 
 def transform_boxes(boxes: Tensor, transforms: TransformList) -> Tensor:
-    """Boxes, (N, 4), where an augmentation moves them."""
+    """Apply transforms to boxes, (N, 4)."""
     return boxes.new_tensor(transforms.apply_box(boxes.cpu().numpy())).reshape(-1, 4)
 
 
 def map_back(
-    found: Instances, transforms: TransformList, image_size: Size, result_size: Size
+    detections: Instances, transforms: TransformList, image_size: Size, result_size: Size
 ) -> Instances:
-    """What was found in a view, in pixels of the result.
+    """Map the detections in a view to pixels of the result.
 
     Args:
-        found: with "pred_boxes" and maybe "pred_masks", (N, 1, h, w), in their boxes.
-        transforms: what made the view, of cropping, resizing and flipping.
-        image_size: (H', W') of the image that it was made of.
-        result_size: (H, W) to scale to.
+        detections: instances with "pred_boxes" and optionally "pred_masks", (N, 1, h, w), within
+            their boxes.
+        transforms: crops, resizing and flips that made the view.
+        image_size: (H', W') of the image that the view was made from.
+        result_size: (H, W) of the result.
 
     Returns:
-        The same without boxes that are empty.
+        The mapped detections without those whose boxes are empty.
     """
-    boxes = Boxes(transform_boxes(found.pred_boxes.tensor, transforms.inverse()))
+    boxes = Boxes(transform_boxes(detections.pred_boxes.tensor, transforms.inverse()))
     boxes.scale(result_size[1] / image_size[1], result_size[0] / image_size[0])
     boxes.clip(result_size)
-    mapped = Instances(result_size, **found.get_fields())
+    mapped = Instances(result_size, **detections.get_fields())
     mapped.pred_boxes = boxes
     flips = sum(isinstance(transform, HFlipTransform) for transform in transforms.transforms)
     if flips % 2 == 1 and mapped.has("pred_masks"):
@@ -151,28 +145,27 @@ def map_back(
     return mapped[boxes.nonempty()]
 
 
-def drop_others(found: Instances, transforms: TransformList) -> Instances:
-    """What was found in a view, with "pred_boxes", but for what a neighbouring tile answers for.
+def drop_others(detections: Instances, transforms: TransformList) -> Instances:
+    """Drop the detections in a view that are centered in the core of another tile.
 
     Args:
-        found: in pixels of the view.
-        transforms: what made the view of the image.
+        detections: instances with "pred_boxes" in pixels of the view.
+        transforms: transforms that made the view from the image.
     """
     for transform in transforms.transforms:
         if isinstance(transform, TileTransform):
-            boxes = transform_boxes(found.pred_boxes.tensor, transforms.inverse())
-            return found[transform.in_core(boxes)]
-    return found
+            boxes = transform_boxes(detections.pred_boxes.tensor, transforms.inverse())
+            return detections[transform.in_core(boxes)]
+    return detections
 
 
 def batches_of_like_size(
     views: Sequence[dict[str, Any]], batch_size: int
 ) -> Iterator[list[dict[str, Any]]]:
-    """Neighbouring views of equal size together, at most ``batch_size`` of them.
+    """Batch consecutive views of equal size, at most ``batch_size`` at once.
 
-    Those of other sizes would be padded, which reaches the results through group norms.
+    Views of different sizes would be padded, which changes the results through group norms.
     """
     for _, group in groupby(views, key=lambda view: view["image"].shape):
-        alike = list(group)
-        for start in range(0, len(alike), batch_size):
-            yield alike[start : start + batch_size]
+        while batch := list(islice(group, batch_size)):
+            yield batch

@@ -1,4 +1,4 @@
-"""Detections that agree on a box or a mask vote on it."""
+"""Box voting and mask voting."""
 
 import torch
 from detectron2.structures import Instances, pairwise_iou
@@ -7,14 +7,15 @@ from torch.nn import functional as F
 
 
 def voting_weights(detections: Instances, voters: Instances, iou: float) -> Tensor:
-    """The weight that each voter has for each detection.
+    """Compute the weight of each voter for each detection.
 
-    It is the voter's score, if both are of one class and their boxes overlap enough; else 0.
+    The weight is the voter's score if both have the same class and their boxes overlap enough,
+    else 0.
 
     Args:
-        detections: N, with "pred_boxes" and "pred_classes".
-        voters: M, with "scores" too.
-        iou: the least intersection over union.
+        detections: N instances with "pred_boxes" and "pred_classes".
+        voters: M instances with "pred_boxes", "pred_classes" and "scores".
+        iou: minimum intersection over union.
 
     Returns:
         (N, M).
@@ -25,21 +26,21 @@ def voting_weights(detections: Instances, voters: Instances, iou: float) -> Tens
 
 
 def vote_boxes(detections: Instances, candidates: Instances, iou: float) -> Tensor:
-    """Box voting: the mean of all candidates that overlap a detection, weighted by their scores.
+    """Box voting: average the candidates that overlap each detection, weighted by their scores.
 
     Gidaris and Komodakis, "Object detection via a multi-region & semantic segmentation-aware CNN
     model", ICCV 2015, section 5.
 
     Args:
-        detections: what NMS has kept, N.
-        candidates: what NMS has chosen from, M.
+        detections: N instances kept by NMS.
+        candidates: M instances that were the input of NMS.
         iou: see :func:`voting_weights`.
 
     Returns:
-        (N, 4), where a detection without candidates keeps its box.
+        Boxes, (N, 4). A detection without overlapping candidates keeps its box.
     """
     boxes = detections.pred_boxes.tensor.clone()
-    # By class, as the matrix of all with all is large where there are many classes.
+    # Per class, to avoid a large (N, M) matrix with many classes.
     for label in detections.pred_classes.unique():
         ours = detections.pred_classes == label
         rivals = candidates[candidates.pred_classes == label]
@@ -51,19 +52,19 @@ def vote_boxes(detections: Instances, candidates: Instances, iou: float) -> Tens
 
 
 def vote_masks(detections: Instances, voters: Instances, iou: float) -> Tensor:
-    """Mask voting: the mean of the masks that overlap a detection, weighted by their scores.
+    """Mask voting: average the masks of voters that overlap each detection, weighted by score.
 
-    Each is pasted into the image where its own box is, as in Dai et al., "Instance-aware Semantic
+    Each mask is pasted into the image at its own box, as in Dai et al., "Instance-aware Semantic
     Segmentation via Multi-task Network Cascades", CVPR 2016, section 5.
 
     Args:
-        detections: N, of an image of (H, W) pixels.
-        voters: M in the same image, all detections among them, with "pred_masks", probabilities,
-            (M, 1, h, w), in their boxes.
+        detections: N instances of an image of (H, W) pixels.
+        voters: M instances of the same image, including all detections, with "pred_masks",
+            (M, 1, h, w), mask probabilities within their boxes.
         iou: see :func:`voting_weights`.
 
     Returns:
-        (N, H, W), bool: where the mean is at least 0.5.
+        Masks, (N, H, W), bool: where the average is at least 0.5.
     """
     height, width = detections.image_size
     boxes = voters.pred_boxes.tensor
@@ -71,24 +72,24 @@ def vote_masks(detections: Instances, voters: Instances, iou: float) -> Tensor:
     for mask, weights in zip(masks, voting_weights(detections, voters, iou)):
         chosen = weights.nonzero().flatten()
         weights = weights[chosen] / weights[chosen].sum()
-        rows, columns = _around(boxes[chosen], height, width)
+        rows, columns = _enclosing_region(boxes[chosen], height, width)
         pasted = _paste(voters.pred_masks[chosen], boxes[chosen], rows, columns)
         mask[rows, columns] = torch.einsum("m,mhw->hw", weights, pasted) >= 0.5
     return masks
 
 
-def _around(boxes: Tensor, height: int, width: int) -> tuple[slice, slice]:
-    """The rows and columns of an image that boxes, (M, 4), reach. Beyond, masks are below 0.5."""
+def _enclosing_region(boxes: Tensor, height: int, width: int) -> tuple[slice, slice]:
+    """Return the image rows and columns that boxes, (M, 4), cover. Outside, masks are below 0.5."""
     left, top = boxes[:, :2].amin(0).floor().clamp(min=0).int().tolist()
     right, bottom = boxes[:, 2:].amax(0).ceil().int().tolist()
     return slice(top, min(bottom, height)), slice(left, min(right, width))
 
 
 def _paste(masks: Tensor, boxes: Tensor, rows: slice, columns: slice) -> Tensor:
-    """Masks, (M, 1, h, w), in boxes, (M, 4), at the centres of pixels: (M, rows, columns)."""
+    """Sample masks, (M, 1, h, w), of boxes, (M, 4), at pixel centers: (M, rows, columns)."""
     left, top, right, bottom = boxes.split(1, dim=1)
-    # From -1 to 1 within the box.
     y, x = (torch.arange(s.start, s.stop, device=boxes.device) + 0.5 for s in (rows, columns))
+    # From image coordinates to box coordinates between -1 and 1.
     y, x = (y - top) / (bottom - top) * 2 - 1, (x - left) / (right - left) * 2 - 1
     shape = (-1, y.shape[1], x.shape[1])
     grid = torch.stack((x[:, None].expand(shape), y[:, :, None].expand(shape)), dim=3)

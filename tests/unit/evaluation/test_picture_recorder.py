@@ -76,7 +76,7 @@ def test_errors_are_logged_and_nothing_else(
         pictures = record(PictureRecorder("no_such_dataset", 3), tiny_dataset, [0, 1])
     assert pictures == {}
     (message,) = caplog.messages
-    assert message == "The pictures for TensorBoard are left out:"
+    assert message == "Skipping the visualizations for TensorBoard:"
 
 
 def test_nothing_is_drawn_outside_of_a_training_or_if_none_are_wanted(tiny_dataset: str) -> None:

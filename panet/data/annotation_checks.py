@@ -1,79 +1,79 @@
-"""What can be wrong with a single annotation in COCO's format."""
+"""Defects of a single annotation in COCO's format."""
 
-import math
-from collections.abc import Iterator
+import sys
+from collections.abc import Iterator, Sequence
+from itertools import chain
 from typing import Any, Literal
 
+import numpy as np
 from pycocotools import mask as rle
 
 from .coco_file import encode_segmentation, valid_polygons
 
-Finding = tuple[Literal["error", "warning"], str]
-Box = tuple[float, float, float, float]
+Severity = Literal["error", "warning"]
+Finding = tuple[Severity, str]
+Box = Sequence[float]
 
-LEFT_OUT = "training leaves it out"
+LEFT_OUT = "training skips it"
 
 _BORDER = 1.0
-"""By how many pixels a box may reach over the border of its image."""
+"""How far a box may extend beyond its image, in pixels."""
 _DIFFERENT_IOU, _WRONG_IOU = 0.9, 0.5
-"""A box that overlaps the one around its mask less is told, or is an error."""
+"""IoU of a box with the one around its mask below which it is a warning, and an error."""
 _ROUNDING = 2.0
-"""By how many pixels they may differ whatever the overlap, x, y, width and height alike."""
+"""Differences of x, y, width and height up to this, in pixels, are accepted at any IoU."""
 
 
 def annotation_findings(
     annotation: dict[str, Any], size: tuple[Any, Any], needs_mask: bool
 ) -> Iterator[Finding]:
-    """What is wrong with an annotation that has an image, a category and a box.
+    """Find the defects of an annotation with an existing image, a valid category and a box.
 
     Args:
         annotation: in COCO's format.
-        size: height and width of its image, as the file says.
+        size: height and width of its image, as given in the file.
         needs_mask: whether it must have a mask.
 
     Yields:
-        The severity, and the predicate of a sentence about the annotation.
+        The severity, and a predicate with the annotation as its subject.
     """
     if annotation.get("ignore", 0) != 0:
-        yield "error", "has the key ignore, which detectron2 does not take; use iscrowd"
+        yield "error", "has the key 'ignore', which detectron2 does not support; use iscrowd"
     if annotation.get("iscrowd", 0) not in (0, 1):
-        yield "error", f"has {annotation['iscrowd']!r} as iscrowd; it must be 0 or 1"
+        yield "error", f"has iscrowd {annotation['iscrowd']!r}; it must be 0 or 1"
     if not all(type(length) is int and length > 0 for length in size):
-        return  # which is a defect of the image
+        return  # reported as a defect of the image
     box = annotation["bbox"]
     if not _are_numbers(box) or len(box) != 4:
-        yield "error", f"has {box!r} as bbox; it must be x, y, width, height"
+        yield "error", f"has bbox {box!r}; it must be [x, y, width, height]"
         return
     yield from _box_findings(box, size)
     segmentation = annotation.get("segmentation")
     if segmentation:
         yield from _mask_findings(segmentation, box, size)
     elif needs_mask:
-        yield "error", "has no segmentation, which MODEL.MASK_ON True needs"
+        yield "error", "has no segmentation, which MODEL.MASK_ON True requires"
 
 
 def _are_numbers(values: Any) -> bool:
     return isinstance(values, list) and all(
-        isinstance(value, int | float) and math.isfinite(value) for value in values
+        # Neither NaN, infinite nor an integer that no float can hold.
+        isinstance(value, int | float) and abs(value) <= sys.float_info.max
+        for value in values
     )
 
 
 def _box_findings(box: Box, size: tuple[int, int]) -> Iterator[Finding]:
     x, y, width, height = box
     image_height, image_width = size
-    shown = f"the box {', '.join(f'{value:g}' for value in box)}"
+    shown = ", ".join(f"{value:g}" for value in box)
+    image = f"its image of {image_width} x {image_height}"
     if width <= 0 or height <= 0:
-        yield "warning", f"has {shown}, which is empty; {LEFT_OUT}"
+        yield "warning", f"has the empty box {shown}; {LEFT_OUT}"
     elif x >= image_width or y >= image_height or x + width <= 0 or y + height <= 0:
-        yield (
-            "warning",
-            f"has {shown} outside its image of {image_width} x {image_height}; {LEFT_OUT}",
-        )
+        yield "warning", f"has the box {shown} outside {image}; {LEFT_OUT}"
     elif max(-x, -y, x + width - image_width, y + height - image_height) > _BORDER:
-        yield (
-            "warning",
-            f"has {shown}, which reaches out of its image of {image_width} x {image_height}",
-        )
+        yield "warning", f"has the box {shown}, which extends beyond {image}"
 
 
 def _mask_findings(segmentation: Any, box: Box, size: tuple[int, int]) -> Iterator[Finding]:
@@ -86,19 +86,20 @@ def _mask_findings(segmentation: Any, box: Box, size: tuple[int, int]) -> Iterat
         if rle.area(encoded) == 0:
             yield "warning", f"has an empty mask; {LEFT_OUT}"
             return
-        around = tuple(rle.toBbox(encoded).tolist())
+        mask_box = rle.toBbox(encoded)
     else:
         if not isinstance(segmentation, list) or not all(map(_are_numbers, segmentation)):
-            yield "error", "has a segmentation that is no list of polygons, each a list of numbers"
+            yield "error", "has a segmentation that is neither an RLE nor a list of polygons"
             return
         polygons = valid_polygons(segmentation)
         if len(polygons) < len(segmentation):
-            what = "has a polygon of fewer than three points or of an odd number of coordinates"
+            what = "has a polygon with fewer than three points or an odd number of coordinates"
             yield "warning", what if polygons else f"{what}; {LEFT_OUT}"
         if not polygons:
             return
-        around = _bounds(polygons)
-    yield from _compare(box, around)
+        points = np.array([*chain(*polygons)], np.float64).reshape(-1, 2)
+        mask_box = np.concatenate([points.min(axis=0), np.ptp(points, axis=0)])
+    yield from _compare(box, mask_box.tolist())
 
 
 def _rle_fault(segmentation: dict[str, Any], size: tuple[int, int]) -> str:
@@ -113,22 +114,23 @@ def _rle_fault(segmentation: dict[str, Any], size: tuple[int, int]) -> str:
     elif isinstance(counts, list) and all(type(count) is int for count in counts):
         runs = counts
     else:
-        return "has an RLE whose counts are neither whole numbers nor a string"
+        return "has an RLE whose counts are neither a list of integers nor a string"
     if runs is None or min(runs, default=0) < 0 or sum(runs) != size[0] * size[1]:
-        return "has an RLE whose counts do not fill its image"
+        return "has an RLE whose counts do not match the size of its image"
     return ""
 
 
 def decode_counts(counts: str) -> list[int] | None:
-    """The run lengths of a compressed RLE; pycocotools does not say whether they fit the image.
+    """Decode the run lengths of a compressed RLE.
+
+    pycocotools does not report counts that do not match the image.
 
     Args:
-        counts: numbers of six bits a character, of which the lowest five are the number's and the
-            sixth says that more follow; from the fourth number on each is the difference to the
-            last but one.
+        counts: characters with six bits each: the lowest five belong to a number, the sixth is set
+            if more follow. From the fourth number on, each is a difference to the second last.
 
     Returns:
-        None if the last number is not complete, or if there are other characters.
+        The run lengths; None if the last number is incomplete or a character is invalid.
     """
     runs: list[int] = []
     value, shift = 0, 0
@@ -147,27 +149,14 @@ def decode_counts(counts: str) -> list[int] | None:
     return runs if shift == 0 else None
 
 
-def _bounds(polygons: list[Any]) -> Box:
-    xs = [x for polygon in polygons for x in polygon[0::2]]
-    ys = [y for polygon in polygons for y in polygon[1::2]]
-    return min(xs), min(ys), max(xs) - min(xs), max(ys) - min(ys)
-
-
-def _compare(box: Box, around: Box) -> Iterator[Finding]:
+def _compare(box: Box, mask_box: Box) -> Iterator[Finding]:
     """Compare a box with the one around the mask, both x, y, width, height."""
-    if min(box[2:]) <= 0 or all(abs(a - b) <= _ROUNDING for a, b in zip(box, around)):
+    if min(box[2:]) <= 0 or all(abs(a - b) <= _ROUNDING for a, b in zip(box, mask_box)):
         return
-    overlap = 1.0
-    for axis in (0, 1):
-        start = max(box[axis], around[axis])
-        end = min(box[axis] + box[axis + 2], around[axis] + around[axis + 2])
-        overlap *= max(0.0, end - start)
-    union = box[2] * box[3] + around[2] * around[3] - overlap
-    iou = overlap / union
+    iou = rle.iou([box], [mask_box], [0]).item()
     if iou < _DIFFERENT_IOU:
-        shown = ", ".join(f"{value:g}" for value in around)
-        severity: Literal["error", "warning"] = "error" if iou < _WRONG_IOU else "warning"
+        shown = ", ".join(f"{value:g}" for value in mask_box)
         yield (
-            severity,
-            f"has a box that disagrees with its mask, which is at {shown} (IoU {iou:.2f})",
+            "error" if iou < _WRONG_IOU else "warning",
+            f"has a box that does not match its mask, which is at {shown} (IoU {iou:.2f})",
         )

@@ -1,11 +1,13 @@
-"""COCO JSON files of any origin: what is in them, and a copy that COCO's metrics can read."""
+"""Reading COCO JSON files, and writing copies that COCO's metrics can read."""
 
 import json
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
+import numpy as np
+import numpy.typing as npt
 from filelock import FileLock
 from pycocotools import mask as rle
 
@@ -15,53 +17,38 @@ from panet.utils.errors import UserError
 
 @dataclass
 class MaskKinds:
-    """How many annotations of a class have their mask as polygons, as RLE, or have none.
+    """Numbers of annotations of a class by the kind of their mask.
 
     Attributes:
-        example: the id of the first without.
+        total: all annotations.
+        rles: those with an RLE.
+        missing: those without a mask.
+        example: id of the first one without a mask.
     """
 
-    polygons: int = 0
+    total: int = 0
     rles: int = 0
     missing: int = 0
     example: Any = None
 
-    def count(self, annotation: dict[str, Any]) -> None:
-        """Count one annotation."""
-        segmentation = annotation.get("segmentation")
-        if not segmentation:
-            if self.missing == 0:
-                self.example = annotation.get("id")
-            self.missing += 1
-        elif isinstance(segmentation, dict):
-            self.rles += 1
-        else:
-            self.polygons += 1
 
-    @property
-    def total(self) -> int:
-        """All annotations of the class."""
-        return self.polygons + self.rles + self.missing
-
-
-@dataclass
-class Contents:
-    """What a file says of its classes.
+class Contents(NamedTuple):
+    """Classes of a COCO file.
 
     Attributes:
-        categories: the name for each category id, in the order of the ids.
-        masks: for the name of each class, the masks of its annotations.
+        categories: the name for each category id, ordered by id.
+        masks: kinds of masks for each class name.
     """
 
     categories: dict[int, str]
-    masks: dict[str, MaskKinds] = field(default_factory=dict)
+    masks: dict[str, MaskKinds]
 
 
 def read_coco_json(path: Path) -> dict[str, Any]:
-    """The content of a file.
+    """Read a COCO JSON file.
 
     Raises:
-        UserError: if it is not there, or is not a JSON object.
+        UserError: if it does not exist or is not a JSON object.
     """
     try:
         with path.open(encoding="utf-8") as file:
@@ -78,51 +65,73 @@ def read_coco_json(path: Path) -> dict[str, Any]:
     return content
 
 
+def entries(content: dict[str, Any], key: str, **types: Any) -> list[dict[str, Any]]:
+    """The well-formed entries of a list in a file that may be malformed.
+
+    Args:
+        content: of the file.
+        key: "images" or "annotations".
+        **types: keys that an entry must have, and the types of their values, e.g. ``id=int``.
+    """
+    values = content.get(key)
+    return [
+        value
+        for value in (values if isinstance(values, list) else ())
+        if isinstance(value, dict)
+        and all(isinstance(value.get(name), kind) for name, kind in types.items())
+    ]
+
+
+def named_images(content: dict[str, Any]) -> list[tuple[Any, str]]:
+    """The id and the file name of each image that has a file name."""
+    images = entries(content, "images", file_name=str)
+    return [(image.get("id"), image["file_name"]) for image in images]
+
+
 def summarize(content: dict[str, Any]) -> Contents:
-    """What a file with well-formed categories says of its classes, see :class:`Contents`."""
-    contents = Contents(category_names(content))
-    for name in contents.categories.values():
-        contents.masks[name] = MaskKinds()
-    annotations = content.get("annotations")
-    for annotation in annotations if isinstance(annotations, list) else ():
-        if isinstance(annotation, dict):
-            number = annotation.get("category_id")
-            if isinstance(number, int) and number in contents.categories:
-                contents.masks[contents.categories[number]].count(annotation)
-    return contents
+    """Count the annotations of each class in a file with valid categories."""
+    categories = category_names(content)
+    masks = {name: MaskKinds() for name in categories.values()}
+    for annotation in entries(content, "annotations", category_id=int):
+        if annotation["category_id"] in categories:
+            kinds = masks[categories[annotation["category_id"]]]
+            segmentation = annotation.get("segmentation")
+            kinds.total += 1
+            if not segmentation:
+                if kinds.missing == 0:
+                    kinds.example = annotation.get("id")
+                kinds.missing += 1
+            elif isinstance(segmentation, dict):
+                kinds.rles += 1
+    return Contents(categories, masks)
 
 
 def category_names(content: dict[str, Any]) -> dict[int, str]:
-    """The name for each category id, in the order of the ids; they must be well-formed."""
+    """The name for each category id, ordered by id; the categories must be valid."""
     return dict(sorted((category["id"], category["name"]) for category in content["categories"]))
 
 
 def class_ids(categories: dict[int, str], classes: Sequence[str]) -> list[int]:
-    """The category ids of ``classes`` in a file for evaluation.
+    """The category ids of ``classes`` in the file for evaluation.
 
-    detectron2 takes the classes to be in the order of their ids. So they are the file's own ids if
-    these are in this order and the file has all classes, and else 1, 2, ...
+    detectron2 assumes that classes are ordered by id. The ids of the file are therefore kept only
+    if they are in the order of ``classes`` and none is missing; otherwise they are 1, 2, ...
     """
     own = {name: number for number, name in categories.items()}
     ids = [own[name] for name in classes if name in own]
     return ids if len(ids) == len(classes) and ids == sorted(ids) else [*range(1, len(classes) + 1)]
 
 
-def write_evaluation_file(
-    content: dict[str, Any], classes: Sequence[str], path: Path
-) -> dict[int, int]:
-    """Write what COCO's metrics need of a file, and of ``classes`` alone.
+def write_evaluation_file(content: dict[str, Any], classes: Sequence[str], path: Path) -> None:
+    """Write a copy of a file for COCO's metrics, reduced to ``classes``.
 
-    They need an area and a crowd flag for each annotation, which many files lack, and fail without
-    a word on an annotation whose id is 0.
+    The metrics require an area and a crowd flag for each annotation, which many files lack, and
+    silently mishandle an annotation with the id 0.
 
     Args:
-        content: of the file; without "annotations" it stays so.
-        classes: names, in the order of the model's classes.
-        path: to write; its folder is made.
-
-    Returns:
-        For each category id in the new file, the index of its class.
+        content: of the file; if it has no "annotations", neither has the copy.
+        classes: names in the order of the model's classes.
+        path: of the copy; its folder is created.
     """
     categories = category_names(content)
     ids = class_ids(categories, classes)
@@ -154,18 +163,14 @@ def write_evaluation_file(
     # Every process of an evaluation writes the file.
     with FileLock(f"{path}.lock"), open_atomically(path, "w") as file:
         json.dump(new, file)
-    return {number: index for index, number in enumerate(ids)}
 
 
 def annotation_area(annotation: dict[str, Any], size: tuple[int, int]) -> float:
-    """The area that an annotation states, or else that of its mask, or else of its box.
+    """The area of an annotation in square pixels: as stated, or else of its mask, or of its box.
 
     Args:
         annotation: of a COCO file.
         size: height and width of its image.
-
-    Returns:
-        In square pixels.
     """
     if isinstance(annotation.get("area"), int | float):
         return float(annotation["area"])
@@ -177,7 +182,7 @@ def annotation_area(annotation: dict[str, Any], size: tuple[int, int]) -> float:
 
 
 def encode_segmentation(segmentation: Any, size: tuple[int, int]) -> dict[str, Any] | None:
-    """A mask as compressed RLE.
+    """Encode a mask as compressed RLE.
 
     Args:
         segmentation: polygons, compressed or uncompressed RLE, or nothing.
@@ -195,6 +200,16 @@ def encode_segmentation(segmentation: Any, size: tuple[int, int]) -> dict[str, A
     return rle.merge(rle.frPyObjects(polygons, *size)) if polygons else None
 
 
+def describe_mask(mask: npt.NDArray[Any]) -> dict[str, Any]:
+    """The "segmentation" (compressed RLE), "area" and "bbox" of a mask, (H, W), for COCO."""
+    encoded = rle.encode(np.asfortranarray(mask, dtype=np.uint8))
+    return {
+        "segmentation": {"size": encoded["size"], "counts": encoded["counts"].decode()},
+        "area": int(rle.area(encoded)),
+        "bbox": rle.toBbox(encoded).tolist(),
+    }
+
+
 def valid_polygons(polygons: Iterable[Sequence[float]]) -> list[Sequence[float]]:
-    """Those of at least three points, which alone detectron2 reads."""
+    """The polygons with at least three points; detectron2 skips all others."""
     return [polygon for polygon in polygons if len(polygon) >= 6 and len(polygon) % 2 == 0]

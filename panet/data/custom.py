@@ -1,4 +1,4 @@
-"""Custom datasets: ``DATASETS.OWN`` of a configuration, registered with detectron2."""
+"""Registration of the custom datasets in ``DATASETS.OWN``."""
 
 import logging
 from collections.abc import Sequence
@@ -17,7 +17,6 @@ from panet.utils.errors import UserError
 
 from .coco_file import (
     Contents,
-    MaskKinds,
     category_names,
     class_ids,
     read_coco_json,
@@ -41,10 +40,10 @@ class CustomDataset(NamedTuple):
 
     Attributes:
         split: "TRAIN", "VAL" or "TEST".
-        name: to register it under.
+        name: under which it is registered.
         json_file: in COCO's format.
-        image_root: the folder that the file names in it begin in.
-        classes: in the model's order; empty if no file is there to name them.
+        image_root: folder that the file names in it are relative to.
+        classes: in the model's order; empty if there is no file to read them from.
         with_masks: whether the model learns masks.
     """
 
@@ -60,48 +59,47 @@ _registered: dict[str, CustomDataset] = {}
 
 
 def custom_datasets(cfg: CfgNode) -> list[CustomDataset]:
-    """What ``DATASETS.OWN`` names, in the order of :data:`panet.config.SPLITS`.
+    """The datasets of ``DATASETS.OWN`` in the order of :data:`panet.config.SPLITS`.
 
     Raises:
-        UserError: if a JSON file is given without a folder of images, or the reverse.
+        UserError: if only one of the JSON file and the folder of images is given, or no name.
     """
     datasets = []
     for split in SPLITS:
         section = cfg.DATASETS.OWN[split]
         if not section.JSON and not section.IMAGES:
             continue
-        for key, what in (("JSON", "the JSON file"), ("IMAGES", "the folder of images")):
+        options = {"JSON": "JSON file", "IMAGES": "folder of images", "NAME": "name"}
+        for key, what in options.items():
             if not section[key]:
                 raise UserError(
-                    f"DATASETS.OWN.{split}.{key} is empty; give it {what} of this dataset."
+                    f"DATASETS.OWN.{split}.{key} is empty; set it to the {what} of this dataset."
                 )
-        if not section.NAME:
-            raise UserError(f"DATASETS.OWN.{split}.NAME is empty; give the dataset a name.")
         files = Path(section.JSON), Path(section.IMAGES)
         datasets.append(CustomDataset(split, section.NAME, *files, with_masks=cfg.MODEL.MASK_ON))
     return datasets
 
 
 def use_custom_data(cfg: CfgNode) -> None:
-    """Register the datasets of ``DATASETS.OWN`` and fit the rest of ``cfg`` to them, in place.
+    """Register the datasets of ``DATASETS.OWN`` and adapt ``cfg`` to them, in place.
 
-    If there is any, ``DATASETS.TRAIN`` and ``DATASETS.TEST`` become these, and what the files say
-    replaces ``MODEL.ROI_HEADS.NUM_CLASSES``, ``MODEL.RETINANET.NUM_CLASSES`` and, if the masks are
-    RLE, ``INPUT.MASK_FORMAT``. The classes are those of the first file, in the order of their ids,
-    or of them those in ``DATASETS.OWN.CLASSES``.
+    If there are any, they replace ``DATASETS.TRAIN`` and ``DATASETS.TEST``. Their files determine
+    ``MODEL.ROI_HEADS.NUM_CLASSES``, ``MODEL.RETINANET.NUM_CLASSES`` and, if masks are RLEs,
+    ``INPUT.MASK_FORMAT``. The classes are those of the first file, ordered by category id, or the
+    subset in ``DATASETS.OWN.CLASSES``.
 
-    A file that is not there is no error yet, so that a model can be used elsewhere than where it
-    was trained: :func:`panet.data.availability.check_datasets` tells it.
+    A missing file is not an error here, so that a model can be used where its training data is not
+    available; :func:`panet.data.availability.check_datasets` reports it.
 
     Raises:
-        UserError: if a file cannot be read, the files do not fit each other or ``cfg``, or a name
-            is taken.
+        UserError: if a file cannot be read, does not match the others or ``cfg``, or a name is
+            already registered.
     """
     datasets = custom_datasets(cfg)
     if not datasets:
         if cfg.DATASETS.OWN.CLASSES:
             raise UserError(
-                "DATASETS.OWN.CLASSES names classes of no file; give DATASETS.OWN.TRAIN.JSON too."
+                "DATASETS.OWN.CLASSES is set, but no dataset; set DATASETS.OWN.TRAIN.JSON too."
             )
         return
     contents = {
@@ -122,9 +120,9 @@ def use_custom_data(cfg: CfgNode) -> None:
     cfg.DATASETS.TEST = tuple(d.name for d in datasets if d.split != "TRAIN")
 
 
-# Programs may read the same configuration several times.
+# Cached, because programs may read the same configuration several times.
 @lru_cache(maxsize=16)
-def _read_contents(json_file: Path, _changed: int) -> Contents:
+def _read_contents(json_file: Path, _modified: int) -> Contents:
     content = read_coco_json(json_file)
     refuse_errors(check_categories(content, str(json_file)))
     return summarize(content)
@@ -141,17 +139,17 @@ def _choose_classes(
         if name not in known:
             close = closest(str(name), known)
             raise UserError(
-                f"DATASETS.OWN.CLASSES has {name!r}, which is no class of {files[first]}; the "
-                f"closest are {', '.join(map(repr, close))}."
+                f"DATASETS.OWN.CLASSES names {name!r}, which is not a class of {files[first]}; the "
+                f"closest names are {', '.join(map(repr, close))}."
             )
     if chosen:
         return tuple(name for name in known if name in chosen)
-    for split, found in contents.items():
-        for name, masks in found.masks.items():
+    for split, other in contents.items():
+        for name, masks in other.masks.items():
             if name not in known and masks.total:
                 raise UserError(
                     f"{files[split]} has the class {name!r}, which {files[first]} lacks; add it to "
-                    "the categories there, or name the classes to use in DATASETS.OWN.CLASSES."
+                    "the categories there, or list the classes to use in DATASETS.OWN.CLASSES."
                 )
     return tuple(known)
 
@@ -160,9 +158,9 @@ def _set_num_classes(cfg: CfgNode, number: int) -> None:
     for section in ("ROI_HEADS", "RETINANET"):
         old = cfg.MODEL[section].NUM_CLASSES
         if old not in (number, get_cfg().MODEL[section].NUM_CLASSES):
-            _say(
-                f"MODEL.{section}.NUM_CLASSES {old} becomes {number}, the number of classes in the "
-                "data."
+            _warn(
+                f"MODEL.{section}.NUM_CLASSES is changed from {old} to {number}, the number of "
+                "classes in the dataset."
             )
         cfg.MODEL[section].NUM_CLASSES = number
 
@@ -176,30 +174,25 @@ def _set_mask_format(
     for dataset in datasets:
         if dataset.split not in contents:
             continue
-        found = contents[dataset.split].masks
-        kinds = [found[name] for name in classes if name in found]
-        if cfg.MODEL.MASK_ON:
-            _check_complete(dataset.json_file, kinds)
+        masks = contents[dataset.split].masks
+        kinds = [masks[name] for name in classes if name in masks]
+        incomplete = [kind for kind in kinds if kind.missing]
+        if cfg.MODEL.MASK_ON and incomplete:
+            raise UserError(
+                f"{dataset.json_file} has {sum(kind.missing for kind in incomplete)} annotations "
+                f"without a segmentation, e.g. the one with id {incomplete[0].example}; add the "
+                "masks, or set MODEL.MASK_ON False to train with boxes only."
+            )
         has_rle = any(kind.rles for kind in kinds)
         if dataset.split == "TRAIN" and has_rle and cfg.INPUT.MASK_FORMAT != "bitmask":
-            _say(
-                f"INPUT.MASK_FORMAT {cfg.INPUT.MASK_FORMAT} becomes bitmask, because "
+            _warn(
+                f"INPUT.MASK_FORMAT is changed from {cfg.INPUT.MASK_FORMAT} to bitmask, because "
                 f"{dataset.json_file} has masks as RLE."
             )
             cfg.INPUT.MASK_FORMAT = "bitmask"
 
 
-def _check_complete(json_file: Path, kinds: Sequence[MaskKinds]) -> None:
-    missing = sum(kind.missing for kind in kinds)
-    if missing:
-        example = next(kind.example for kind in kinds if kind.missing)
-        raise UserError(
-            f"{json_file} has {missing} annotations without a segmentation, e.g. that of id "
-            f"{example}; set MODEL.MASK_ON False to learn boxes alone, or add the masks."
-        )
-
-
-def _say(message: str) -> None:
+def _warn(message: str) -> None:
     if comm.is_main_process():
         logger.warning(message)
 
@@ -208,11 +201,10 @@ def _register(dataset: CustomDataset, together: Sequence[CustomDataset], folder:
     name = dataset.name
     if name in DatasetCatalog.list():
         old = _registered.get(name)
-        # Whoever registered it when its file was not there may have put the file there since.
         if old is None or not _is_same(old, dataset):
             raise UserError(
-                f"DATASETS.OWN.{dataset.split}.NAME {name!r} is taken by another dataset; choose "
-                "another name."
+                f"DATASETS.OWN.{dataset.split}.NAME is {name!r}, which is registered as another "
+                "dataset; choose another name."
             )
         DatasetCatalog.remove(name)
         MetadataCatalog.pop(name, None)
@@ -222,7 +214,7 @@ def _register(dataset: CustomDataset, together: Sequence[CustomDataset], folder:
 
 
 def _describe(dataset: CustomDataset, contents: Contents | None) -> None:
-    """Fill the metadata, of which without a file little is known."""
+    """Fill the metadata, as far as it is known without the file if there is none."""
     metadata = MetadataCatalog.get(dataset.name)
     metadata.set(evaluator_type="coco", image_root=str(dataset.image_root))
     if dataset.classes:
@@ -230,12 +222,13 @@ def _describe(dataset: CustomDataset, contents: Contents | None) -> None:
     if contents is None:
         metadata.set(json_file=str(dataset.json_file))
     else:
-        # Evaluators shall not read this file but the copy that load_custom writes.
+        # json_file is not set: evaluators read the copy that load_custom writes.
         ids = class_ids(contents.categories, dataset.classes)
         metadata.set(thing_dataset_id_to_contiguous_id={n: i for i, n in enumerate(ids)})
 
 
 def _is_same(old: CustomDataset, new: CustomDataset) -> bool:
+    # The classes are unknown if the file did not exist at the time.
     if not old.classes or not new.classes:
         old, new = old._replace(classes=()), new._replace(classes=())
     return old._replace(with_masks=new.with_masks) == new
@@ -244,29 +237,32 @@ def _is_same(old: CustomDataset, new: CustomDataset) -> bool:
 def load_custom(
     dataset: CustomDataset, together: Sequence[CustomDataset], evaluation_file: Path
 ) -> list[dict[str, Any]]:
-    """The records of a dataset in detectron2's format.
+    """Check a dataset and read its records in detectron2's format.
 
-    Before, the file and its images' existence are checked; for training, those of all datasets
-    that are ``together`` with it. So no training starts that would fail in its first evaluation.
+    The JSON file and the existence of the images are checked first. For a training set, so are all
+    other datasets, so that a training does not fail in its first evaluation.
 
     Args:
         dataset: to read.
-        together: all that are used, itself too.
-        evaluation_file: where to write the copy for COCO's metrics, if it is not for training.
+        together: all datasets in use, including ``dataset``.
+        evaluation_file: the copy for COCO's metrics to write, unless ``dataset`` is for training.
 
     Raises:
-        DatasetError: if the data has errors.
+        DatasetError: if a dataset has errors.
         UserError: if a file cannot be read.
     """
-    checked = together if dataset.split == "TRAIN" else [dataset]
-    found = [check_custom(each) for each in checked]
-    if dataset.split == "TRAIN":
-        found.append(overlaps(together))
+    is_train = dataset.split == "TRAIN"
+    found = [
+        _check(each, each.json_file.stat().st_mtime_ns)
+        for each in (together if is_train else [dataset])
+    ]
+    content = read_coco_json(dataset.json_file)
+    if is_train:
+        found.append(_overlaps(dataset, content, together))
     refuse_errors([defect for defects in found for defect in defects])
     for defects in found:
-        _tell_warnings(defects)
-    content = read_coco_json(dataset.json_file)
-    if dataset.split != "TRAIN":
+        _warn_about(defects)
+    if not is_train:
         write_evaluation_file(content, dataset.classes, evaluation_file)
         metadata = MetadataCatalog.get(dataset.name)
         if not metadata.get("json_file"):
@@ -276,7 +272,7 @@ def load_custom(
         for number, name in category_names(content).items()
         if name in dataset.classes
     }
-    # Given a name, it would take all classes and set the metadata by them.
+    # Without the dataset's name, which would select all classes and overwrite the metadata.
     records: list[dict[str, Any]] = load_coco_json(str(dataset.json_file), str(dataset.image_root))
     for record in records:
         record["annotations"] = [
@@ -287,23 +283,18 @@ def load_custom(
     return records
 
 
-# Each evaluation reads its datasets anew.
+# Cached to warn once: each evaluation reads its datasets again.
 @lru_cache(maxsize=16)
-def _tell_warnings(defects: tuple[Defect, ...]) -> None:
+def _warn_about(defects: tuple[Defect, ...]) -> None:
     if defects:
-        _say(
-            f"The data has defects that do not stop training, {len(defects)} of them; "
-            f"tools/check_dataset.py lists all. The first: {'; '.join(map(str, defects[:3]))}."
+        _warn(
+            f"The dataset has {len(defects)} defects that do not prevent training; list all with "
+            f"panet check. The first ones: {'; '.join(map(str, defects[:3]))}."
         )
 
 
-def check_custom(dataset: CustomDataset) -> tuple[Defect, ...]:
-    """All defects that the JSON file of a dataset and the names of its images show."""
-    return _check_custom(dataset, dataset.json_file.stat().st_mtime_ns)
-
-
 @lru_cache(maxsize=16)
-def _check_custom(dataset: CustomDataset, _changed: int) -> tuple[Defect, ...]:
+def _check(dataset: CustomDataset, _modified: int) -> tuple[Defect, ...]:
     content = read_coco_json(dataset.json_file)
     file = str(dataset.json_file)
     is_test = dataset.split != "TRAIN"
@@ -311,12 +302,10 @@ def _check_custom(dataset: CustomDataset, _changed: int) -> tuple[Defect, ...]:
     return (*defects, *check_existence(content, dataset.image_root))
 
 
-def overlaps(datasets: Sequence[CustomDataset]) -> tuple[Defect, ...]:
-    """A warning for every image of another dataset with the file name of one for training."""
-    train = next((dataset for dataset in datasets if dataset.split == "TRAIN"), None)
-    if train is None:
-        return ()
-    content = read_coco_json(train.json_file)
+def _overlaps(
+    train: CustomDataset, content: dict[str, Any], datasets: Sequence[CustomDataset]
+) -> tuple[Defect, ...]:
+    """A warning for each image of another dataset with the file name of one for training."""
     return tuple(
         defect
         for other in datasets

@@ -4,6 +4,7 @@ import hashlib
 import warnings
 from collections.abc import Iterator
 from concurrent.futures import ProcessPoolExecutor
+from itertools import repeat
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -11,20 +12,21 @@ import numpy as np
 from detectron2.data.detection_utils import read_image
 from PIL import Image
 
+from .coco_file import entries
 from .json_checks import Defect
 
 _DEEP_MODES = ("I", "F")
-"""How Pillow's modes with more than 8 bits a pixel begin."""
+"""Prefixes of Pillow's modes with more than 8 bits per channel."""
 
 
 class CheckedImage(NamedTuple):
-    """An image file, and what is wrong with it.
+    """An image file and its defects.
 
     Attributes:
-        id: the image's id in the JSON file.
-        path: of the image.
-        digest: the same for files of the same content; "" if there is no file.
-        defects: what is wrong.
+        id: of the image in the JSON file.
+        path: of the file.
+        digest: SHA-256 of the file's content; "" if it does not exist.
+        defects: of the file.
     """
 
     id: Any
@@ -36,50 +38,42 @@ class CheckedImage(NamedTuple):
 def check_images(
     content: dict[str, Any], image_root: Path, processes: int = 1
 ) -> Iterator[CheckedImage]:
-    """Read all images of a dataset, in order.
+    """Read and check all images of a dataset, in order.
 
     Args:
-        content: of the JSON file; images without a file name are left out.
-        image_root: the folder that its file names begin in.
-        processes: how many shall read.
+        content: of the JSON file; images without a file name are skipped.
+        image_root: folder that its file names are relative to.
+        processes: number of processes that read images.
     """
-    images = [
-        (image, image_root)
-        for image in content["images"]
-        if isinstance(image, dict) and isinstance(image.get("file_name"), str)
-    ]
+    images = entries(content, "images", file_name=str)
     if processes == 1:
-        yield from map(_check_one, images)
+        yield from map(check_image, images, repeat(image_root))
         return
     with ProcessPoolExecutor(processes) as pool:
-        yield from pool.map(_check_one, images, chunksize=16)
-
-
-def _check_one(job: tuple[dict[str, Any], Path]) -> CheckedImage:
-    return check_image(*job)
+        yield from pool.map(check_image, images, repeat(image_root), chunksize=16)
 
 
 def check_image(image: dict[str, Any], image_root: Path) -> CheckedImage:
-    """Read one image.
+    """Read and check one image.
 
     Args:
-        image: an entry of the JSON file's images.
-        image_root: the folder that its file name begins in.
+        image: an entry of "images" in the JSON file.
+        image_root: folder that its file name is relative to.
     """
     path = image_root / image["file_name"]
-    where = f"image {image.get('id')}"
-    if not path.is_file():
-        defect = Defect("error", str(path), where, "is missing")
-        return CheckedImage(image.get("id"), str(path), "", [defect])
-    digest = hashlib.sha256(path.read_bytes()).hexdigest()
-    fault = _fault(path, image.get("width"), image.get("height"))
-    defects = [Defect("error", str(path), where, fault)] if fault else []
-    return CheckedImage(image.get("id"), str(path), digest, defects)
+    if path.is_file():
+        digest = hashlib.sha256(path.read_bytes()).hexdigest()
+        fault = _fault(path, image.get("width"), image.get("height"))
+    else:
+        digest, fault = "", "is missing"
+    number = image.get("id")
+    defects = [Defect("error", str(path), f"image {number}", fault)] if fault else []
+    return CheckedImage(number, str(path), digest, defects)
 
 
 def _fault(path: Path, width: Any, height: Any) -> str:
     try:
-        # Pillow warns of large images and of odd metadata, which do no harm here.
+        # Pillow warns about large images and odd metadata, which are harmless here.
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
             pixels = read_image(str(path), "BGR")
@@ -87,30 +81,29 @@ def _fault(path: Path, width: Any, height: Any) -> str:
                 mode, size = header.mode, header.size
                 deepest = np.asarray(header).max() if mode.startswith(_DEEP_MODES) else 0
     except Exception as error:
-        # Decoders of broken files raise errors of any class.
+        # Decoders raise errors of any class for broken files.
         return f"cannot be read: {' '.join(str(error).split()) or type(error).__name__}"
     if (pixels.shape[1], pixels.shape[0]) != (width, height):
-        turned = size == (width, height)
+        rotated = " after its EXIF orientation is applied" if size == (width, height) else ""
         return (
-            f"is {pixels.shape[1]} x {pixels.shape[0]} pixels"
-            f"{' when turned as its EXIF orientation says' if turned else ''}, but {width} x "
-            f"{height} in the JSON file"
+            f"is {pixels.shape[1]} x {pixels.shape[0]} pixels{rotated}, but {width} x {height} in "
+            "the JSON file"
         )
     if deepest > 255:
-        return f"has more than 8 bits a pixel (mode {mode}), which are read as white above 255"
+        return f"has more than 8 bits per channel (mode {mode}); values above 255 are read as white"
     return ""
 
 
 def duplicated_content(
     images: list[CheckedImage], others: list[CheckedImage], file: str, other_file: str
 ) -> list[Defect]:
-    """A warning for every image of ``others`` with the content of one in ``images``.
+    """Report a warning for each image of ``others`` with the same content as one in ``images``.
 
     Args:
         images: of one dataset.
-        others: of another dataset, or the same ones to compare them with each other.
-        file: the JSON file of ``images``.
-        other_file: that of ``others``.
+        others: of another dataset, or the same list to compare its images with each other.
+        file: JSON file of ``images``.
+        other_file: JSON file of ``others``.
     """
     first: dict[str, CheckedImage] = {}
     for image in images:
@@ -120,6 +113,6 @@ def duplicated_content(
     for image in others:
         same = first.get(image.digest)
         if same is not None and same is not image:
-            what = f"has the content of image {same.id} of {file}, {same.path}"
+            what = f"has the same content as image {same.id} of {file}, {same.path}"
             defects.append(Defect("warning", other_file, f"image {image.id}", what))
     return defects

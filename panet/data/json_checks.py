@@ -1,30 +1,27 @@
-"""Defects of datasets in COCO's format, as far as their JSON file and the file names tell them.
+"""Defects of datasets in COCO's format that the JSON file and the file names show.
 
-Errors are what training does not survive, or what it would learn or measure wrong without a word.
-All else is a warning.
+Errors would stop training, or silently corrupt training or evaluation. All others are warnings.
 """
 
 from collections import Counter
-from collections.abc import Collection, Iterable, Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from pathlib import Path
-from typing import Any, Literal, NamedTuple
+from typing import Any, NamedTuple
 
 from panet.utils.errors import UserError
 
-from .annotation_checks import LEFT_OUT, annotation_findings
-from .coco_file import category_names
-
-Severity = Literal["error", "warning"]
+from .annotation_checks import LEFT_OUT, Severity, annotation_findings
+from .coco_file import category_names, entries, named_images
 
 
 class Defect(NamedTuple):
-    """Something wrong in a dataset.
+    """A defect of a dataset.
 
     Attributes:
-        severity: "error" if no training should start with it.
-        file: the JSON file or the image that it is in.
-        id: "image 3", "annotation 7", "category 1", or "" for a whole file.
-        what: the sentence's predicate, e.g. "has no key bbox".
+        severity: "error" if training must not start with it.
+        file: path of the JSON file or of the image.
+        id: "image 3", "annotation 7", "category 1", or "" for the whole file.
+        what: what is wrong, e.g. "has no bbox", with ``id`` as its subject.
     """
 
     severity: Severity
@@ -37,10 +34,10 @@ class Defect(NamedTuple):
 
 
 class DatasetError(UserError):
-    """A dataset has defects that no training should start with.
+    """A dataset has errors, so training must not start.
 
     Attributes:
-        defects: all that were found, warnings too.
+        defects: all defects, including warnings.
     """
 
     def __init__(self, defects: Sequence[Defect]) -> None:
@@ -48,23 +45,23 @@ class DatasetError(UserError):
         errors = [str(defect) for defect in defects if defect.severity == "error"]
         more = f"; and {len(errors) - 10} more" if len(errors) > 10 else ""
         super().__init__(
-            f"The data has {len(errors)} error{'s' if len(errors) > 1 else ''}, mend them or see "
-            f"all with tools/check_dataset.py: {'; '.join(errors[:10])}{more}."
+            f"The dataset has {len(errors)} error{'s' if len(errors) > 1 else ''}; fix them, or "
+            f"list all with panet check: {'; '.join(errors[:10])}{more}."
         )
 
 
 def refuse_errors(defects: Sequence[Defect]) -> None:
-    """Raise what is wrong.
+    """Raise an error if any of the defects is one.
 
     Raises:
-        DatasetError: if one of ``defects`` is an error; the first ten are named.
+        DatasetError: naming the first ten errors.
     """
     if any(defect.severity == "error" for defect in defects):
         raise DatasetError(defects)
 
 
 def check_categories(content: dict[str, Any], file: str) -> list[Defect]:
-    """Defects of the list of categories; all else can be read only if there are none.
+    """Check the list of categories. The other checks require it to have no defects.
 
     Args:
         content: of a JSON file.
@@ -72,15 +69,15 @@ def check_categories(content: dict[str, Any], file: str) -> list[Defect]:
     """
     categories = content.get("categories")
     if not isinstance(categories, list) or not categories:
-        return [Defect("error", file, "", "has no list of categories")]
+        return [Defect("error", file, "", "has no 'categories', which must be a non-empty list")]
     defects = []
     ids: Counter[Any] = Counter()
     names: Counter[Any] = Counter()
-    for place, category in enumerate(categories):
+    for index, category in enumerate(categories):
         number = category.get("id") if isinstance(category, dict) else None
         name = category.get("name") if isinstance(category, dict) else None
         if type(number) is not int or not isinstance(name, str) or not name:
-            what = f"has no whole number as id or no name at place {place} of its categories"
+            what = f"has no integer 'id' or no 'name' in categories[{index}]"
             defects.append(Defect("error", file, "", what))
             continue
         ids[number] += 1
@@ -88,7 +85,7 @@ def check_categories(content: dict[str, Any], file: str) -> list[Defect]:
         if ids[number] == 2:
             defects.append(Defect("error", file, f"category {number}", "is listed more than once"))
         if names[name] == 2:
-            what = f"has the name {name!r} of another category"
+            what = f"has the same name {name!r} as another category"
             defects.append(Defect("error", file, f"category {number}", what))
     return defects
 
@@ -100,144 +97,138 @@ def check_json(
     classes: Collection[str] = (),
     may_lack_annotations: bool = False,
 ) -> list[Defect]:
-    """All defects that the content of a JSON file shows.
+    """Find all defects that the content of a JSON file shows.
 
     Args:
         content: of the file.
         file: its path.
         with_masks: whether the model learns masks, so that every annotation needs one.
-        classes: names of those in use; empty for all. Of the annotations of others only what
-            detectron2 cannot read is told.
-        may_lack_annotations: whether the file may be that of a test set.
+        classes: names of the classes in use; empty for all. Annotations of other classes are only
+            checked for what detectron2 cannot read.
+        may_lack_annotations: whether "annotations" may be missing, as in a test set.
     """
     defects = check_categories(content, file)
     if defects:
         return defects
-    image_defects = list(_image_defects(content, file))
-    if not isinstance(content.get("images"), list):
-        return image_defects
+    defects += _image_defects(content, file)
     annotations = content.get("annotations")
+    if not isinstance(content.get("images"), list):
+        return defects
     if annotations is None and may_lack_annotations:
-        return image_defects
+        return defects
     if not isinstance(annotations, list):
-        return [*image_defects, Defect("error", file, "", "has no list of annotations")]
-    defects = list(_annotation_defects(content, file, with_masks, classes))
-    lost = sum(defect.what.endswith(LEFT_OUT) for defect in defects)
+        return [*defects, Defect("error", file, "", "has no 'annotations', which must be a list")]
+    categories = category_names(content)
+    used = {n: name for n, name in categories.items() if not classes or name in classes}
+    of_annotations = _annotation_defects(content, file, with_masks, categories, used)
+    lost = sum(defect.what.endswith(LEFT_OUT) for defect in of_annotations)
     if lost > len(annotations) / 2:
         what = (
-            f"would lose {lost} of its {len(annotations)} annotations; see whether its boxes are "
+            f"would lose {lost} of its {len(annotations)} annotations; check that its boxes are "
             "x, y, width, height in pixels"
         )
-        defects.insert(0, Defect("error", file, "", what))
-    return [*image_defects, *defects, *_unused_classes(content, file, classes)]
+        defects.append(Defect("error", file, "", what))
+    defects += of_annotations
+    present = {a["category_id"] for a in entries(content, "annotations", category_id=int)}
+    unused = [name for number, name in used.items() if number not in present]
+    if unused:
+        defects.append(Defect("warning", file, "", f"has no annotations of {', '.join(unused)}"))
+    return defects
 
 
-def _image_defects(content: dict[str, Any], file: str) -> Iterator[Defect]:
-    images = content.get("images")
-    if not isinstance(images, list) or not images:
-        yield Defect("error", file, "", "has no list of images")
-        return
-    ids: Counter[Any] = Counter()
+def _image_defects(content: dict[str, Any], file: str) -> list[Defect]:
+    if not isinstance(content.get("images"), list) or not content["images"]:
+        return [Defect("error", file, "", "has no 'images', which must be a non-empty list")]
+    defects: list[Defect] = []
     first: dict[str, Any] = {}
-    for place, image in enumerate(images):
-        number = image.get("id") if isinstance(image, dict) else None
-        if not isinstance(number, int | str):
-            what = f"has no number or name as id at place {place} of its images"
-            yield Defect("error", file, "", what)
-            continue
-        where = f"image {number}"
-        ids[number] += 1
-        if ids[number] == 2:
-            yield Defect("error", file, where, "is listed more than once")
+    for image in _check_ids(content, "images", file, defects):
+        where = f"image {image['id']}"
         name = image.get("file_name")
         if not isinstance(name, str) or not name:
-            yield Defect("error", file, where, "has no file_name")
+            defects.append(Defect("error", file, where, "has no file_name"))
         elif name in first:
-            what = f"has the file_name {name} of image {first[name]}"
-            yield Defect("warning", file, where, what)
+            what = f"has the same file_name {name} as image {first[name]}"
+            defects.append(Defect("warning", file, where, what))
         else:
-            first[name] = number
+            first[name] = image["id"]
         for key in ("width", "height"):
             if type(image.get(key)) is not int or image[key] < 1:
-                what = f"has {image.get(key)!r} as {key}; it must be a whole number of pixels"
-                yield Defect("error", file, where, what)
-    if len({type(number) for number in ids}) > 1:
-        yield Defect("error", file, "", "has numbers and names as ids of images; use one kind")
+                what = f"has {key} {image.get(key)!r}; it must be a positive integer"
+                defects.append(Defect("error", file, where, what))
+    ids = {image["id"] for image in entries(content, "images", id=int | str)}
+    if len(set(map(type, ids))) > 1:
+        what = "has both integers and strings as image ids; use one type"
+        defects.append(Defect("error", file, "", what))
+    return defects
+
+
+def _check_ids(
+    content: dict[str, Any], key: str, file: str, defects: list[Defect]
+) -> Iterator[dict[str, Any]]:
+    """Yield the entries that have an id; append missing and duplicate ids to ``defects``."""
+    counts: Counter[Any] = Counter()
+    for index, entry in enumerate(content[key]):
+        number = entry.get("id") if isinstance(entry, dict) else None
+        if not isinstance(number, int | str):
+            what = f"has no integer or string 'id' in {key}[{index}]"
+            defects.append(Defect("error", file, "", what))
+            continue
+        counts[number] += 1
+        if counts[number] == 2:
+            where = f"{key.removesuffix('s')} {number}"
+            defects.append(Defect("error", file, where, "is listed more than once"))
+        yield entry
 
 
 def _annotation_defects(
-    content: dict[str, Any], file: str, with_masks: bool, classes: Collection[str]
-) -> Iterator[Defect]:
-    categories = category_names(content)
-    used = {number for number, name in categories.items() if not classes or name in classes}
+    content: dict[str, Any],
+    file: str,
+    with_masks: bool,
+    categories: Collection[int],
+    used: Collection[int],
+) -> list[Defect]:
     sizes = {
         image["id"]: (image.get("height"), image.get("width"))
-        for image in content["images"]
-        if isinstance(image, dict) and isinstance(image.get("id"), int | str)
+        for image in entries(content, "images", id=int | str)
     }
-    ids: Counter[Any] = Counter()
-    for place, annotation in enumerate(content["annotations"]):
-        number = annotation.get("id") if isinstance(annotation, dict) else None
-        if not isinstance(number, int | str):
-            what = f"has no number as id at place {place} of its annotations"
-            yield Defect("error", file, "", what)
-            continue
-        where = f"annotation {number}"
-        ids[number] += 1
-        if ids[number] == 2:
-            yield Defect("error", file, where, "is listed more than once")
+    defects: list[Defect] = []
+    for annotation in _check_ids(content, "annotations", file, defects):
+        where = f"annotation {annotation['id']}"
         fault = _reference_fault(annotation, categories)
         if fault:
-            yield Defect("error", file, where, fault)
-            continue
-        if annotation["image_id"] not in sizes:
-            what = f"is of image {annotation['image_id']!r}, which is not listed; {LEFT_OUT}"
-            yield Defect("warning", file, where, what)
-            continue
-        size = sizes[annotation["image_id"]]
-        in_use = annotation["category_id"] in used
-        for severity, what in annotation_findings(annotation, size, with_masks and in_use):
-            if in_use or severity == "error":
-                yield Defect(severity, file, where, what)
+            defects.append(Defect("error", file, where, fault))
+        elif annotation["image_id"] not in sizes:
+            what = f"belongs to image {annotation['image_id']!r}, which is not listed; {LEFT_OUT}"
+            defects.append(Defect("warning", file, where, what))
+        else:
+            size = sizes[annotation["image_id"]]
+            in_use = annotation["category_id"] in used
+            for severity, what in annotation_findings(annotation, size, with_masks and in_use):
+                if in_use or severity == "error":
+                    defects.append(Defect(severity, file, where, what))
+    return defects
 
 
 def _reference_fault(annotation: dict[str, Any], categories: Collection[int]) -> str:
-    """What an annotation lacks to tell its image, its category and its box."""
+    """What is missing or wrong in the keys that every annotation needs; "" if nothing."""
     missing = [key for key in ("image_id", "category_id", "bbox") if key not in annotation]
     if missing:
-        return f"has no key {' and no key '.join(missing)}"
+        return f"has no {', '.join(missing)}"
     image, category = annotation["image_id"], annotation["category_id"]
     if not isinstance(image, int | str):
-        return f"has {image!r} as image_id; it must be the id of an image"
-    # What is no number may be a list, which cannot be looked up.
+        return f"has image_id {image!r}; it must be the id of an image"
+    # The type is checked first, because lists and dicts cannot be looked up.
     if type(category) is not int or category not in categories:
-        return f"has the category_id {category!r}, which is no category"
+        return f"has category_id {category!r}, which is not the id of a category"
     return ""
 
 
-def _unused_classes(
-    content: dict[str, Any], file: str, classes: Collection[str]
-) -> Iterator[Defect]:
-    present = {
-        annotation.get("category_id")
-        for annotation in content["annotations"]
-        if isinstance(annotation, dict) and isinstance(annotation.get("category_id"), int)
-    }
-    unused = [
-        name
-        for number, name in category_names(content).items()
-        if number not in present and (not classes or name in classes)
-    ]
-    if unused:
-        yield Defect("warning", file, "", f"has no annotation of {', '.join(unused)}")
-
-
 def check_existence(content: dict[str, Any], image_root: Path) -> list[Defect]:
-    """An error for every image that is not there.
+    """Report an error for each image file that does not exist.
 
     Args:
         content: of a JSON file.
-        image_root: the folder that its file names begin in.
+        image_root: folder that its file names are relative to.
     """
     return [
         Defect("error", str(image_root / name), f"image {number}", "is missing")
@@ -249,23 +240,15 @@ def check_existence(content: dict[str, Any], image_root: Path) -> list[Defect]:
 def check_overlap_by_name(
     train: dict[str, Any], train_file: str, other: dict[str, Any], other_file: str
 ) -> list[Defect]:
-    """A warning for every image of ``other`` whose file name ``train`` has too."""
+    """Report a warning for each image of ``other`` that has the file name of one in ``train``."""
     known = {name: number for number, name in named_images(train)}
     return [
         Defect(
             "warning",
             other_file,
             f"image {number}",
-            f"has the file_name {name} of image {known[name]} of {train_file}",
+            f"has the same file_name {name} as image {known[name]} of {train_file}",
         )
         for number, name in named_images(other)
         if name in known
     ]
-
-
-def named_images(content: dict[str, Any]) -> Iterable[tuple[Any, str]]:
-    """The id and the file name of each image that has both."""
-    images = content.get("images")
-    for image in images if isinstance(images, list) else ():
-        if isinstance(image, dict) and isinstance(image.get("file_name"), str):
-            yield image.get("id"), image["file_name"]

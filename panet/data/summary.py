@@ -1,31 +1,32 @@
-"""How many objects a dataset in COCO's format has, and of what sizes."""
+"""Counts and sizes of the objects of a dataset in COCO's format."""
 
 import math
 from collections import Counter
-from collections.abc import Collection, Iterable, Iterator
+from collections.abc import Collection, Iterable
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
-import numpy.typing as npt
 from detectron2.structures import BoxMode
+from detectron2.structures.masks import polygon_area
 from pycocotools import mask as rle
 
-from .coco_file import category_names, encode_segmentation, valid_polygons
+from .coco_file import category_names, encode_segmentation, entries, valid_polygons
 from .json_checks import Defect
 
 SMALL, LARGE = 32**2, 96**2
-"""COCO's bounds between small, medium and large objects, in square pixels."""
+"""COCO's area limits of small, medium and large objects, in square pixels."""
 QUANTILES = (0.0, 0.05, 0.25, 0.5, 0.75, 0.95, 1.0)
 
 
 class Sizes(NamedTuple):
-    """The sizes of boxes or of masks.
+    """Sizes of boxes or masks.
 
     Attributes:
-        small, medium, large: how many have less than 32 x 32 pixels, up to 96 x 96, and more.
+        small, medium, large: numbers of those with an area below 32 x 32 pixels, up to 96 x 96
+            pixels, and above.
         quantiles: of the square root of the area, in pixels, at :data:`QUANTILES`; empty if there
-            are none.
+            are no boxes or masks.
     """
 
     small: int
@@ -35,13 +36,13 @@ class Sizes(NamedTuple):
 
 
 class Summary(NamedTuple):
-    """What a dataset has.
+    """Statistics of a dataset.
 
     Attributes:
-        images: their number.
-        empty_images: the number of those without an annotation.
-        crowds: the number of annotations of crowds, which count nowhere else but in the classes.
-        classes: the number of annotations of each class, in the order of the category ids.
+        images: number of images.
+        empty_images: number of images without annotations.
+        crowds: number of crowd annotations, which ``boxes`` and ``masks`` exclude.
+        classes: number of annotations per class, ordered by category id.
         boxes, masks: their sizes.
     """
 
@@ -54,16 +55,16 @@ class Summary(NamedTuple):
 
 
 def ids_with_errors(defects: Iterable[Defect]) -> set[str]:
-    """The ids, such as "annotation 7", of what has an error."""
+    """The ids, such as "annotation 7", of the entries that have an error."""
     return {defect.id for defect in defects if defect.severity == "error" and defect.id}
 
 
 def summarize_dataset(content: dict[str, Any], bad: Collection[str]) -> Summary:
-    """Count and measure.
+    """Compute the statistics of a dataset.
 
     Args:
-        content: of a JSON file with well-formed categories.
-        bad: what has errors, see :func:`ids_with_errors`; such annotations are left out.
+        content: of a JSON file with valid categories.
+        bad: ids to exclude, see :func:`ids_with_errors`.
     """
     names = category_names(content)
     sizes = {image["id"]: (image["height"], image["width"]) for image in _images(content)}
@@ -88,26 +89,25 @@ def summarize_dataset(content: dict[str, Any], bad: Collection[str]) -> Summary:
     )
 
 
-def sound_annotations(content: dict[str, Any], bad: Collection[str]) -> Iterator[dict[str, Any]]:
+def sound_annotations(content: dict[str, Any], bad: Collection[str]) -> list[dict[str, Any]]:
     """The annotations that have an id which is not in ``bad``, see :func:`ids_with_errors`."""
-    annotations = content.get("annotations")
-    for annotation in annotations if isinstance(annotations, list) else ():
-        if not isinstance(annotation, dict) or not isinstance(annotation.get("id"), int | str):
-            continue
-        if f"annotation {annotation['id']}" not in bad:
-            yield annotation
+    annotations = entries(content, "annotations", id=int | str)
+    return [each for each in annotations if f"annotation {each['id']}" not in bad]
 
 
 def sample_records(
     content: dict[str, Any], image_root: Path, number: int, bad: Collection[str]
 ) -> list[dict[str, Any]]:
-    """Some images with objects, evenly spread over the file, in detectron2's dataset format.
+    """Sample images with objects, evenly spread over the file.
 
     Args:
-        content: of a JSON file with well-formed categories.
-        image_root: the folder that its file names begin in.
-        number: how many at most.
-        bad: what has errors, see :func:`ids_with_errors`; such images and annotations are left out.
+        content: of a JSON file with valid categories.
+        image_root: folder that its file names are relative to.
+        number: maximum number of images.
+        bad: ids of images and annotations to exclude, see :func:`ids_with_errors`.
+
+    Returns:
+        Records in detectron2's dataset format.
     """
     classes = {number: index for index, number in enumerate(category_names(content))}
     objects: dict[Any, list[dict[str, Any]]] = {}
@@ -129,7 +129,7 @@ def sample_records(
     records = []
     for image in (images[place] for place in places):
         found = objects[image["id"]]
-        # The drawing takes masks for all objects or for none.
+        # The visualizer needs masks for all objects or for none.
         if any("segmentation" in shown for shown in found):
             found = [shown for shown in found if "segmentation" in shown]
         path = str(image_root / image["file_name"])
@@ -137,25 +137,20 @@ def sample_records(
     return records
 
 
-def _images(content: dict[str, Any]) -> Iterator[dict[str, Any]]:
-    images = content.get("images")
-    for image in images if isinstance(images, list) else ():
-        if not isinstance(image, dict) or not isinstance(image.get("id"), int | str):
-            continue
-        if all(type(image.get(key)) is int and image[key] > 0 for key in ("height", "width")):
-            yield image
+def _images(content: dict[str, Any]) -> list[dict[str, Any]]:
+    return [
+        image
+        for image in entries(content, "images", id=int | str)
+        if all(type(image.get(key)) is int and image[key] > 0 for key in ("height", "width"))
+    ]
 
 
 def _mask_area(segmentation: Any, size: tuple[int, int]) -> float:
-    """The area of a mask in square pixels; of polygons by the shoelace formula, without drawing."""
+    """The area of a mask in square pixels; polygons are not rasterized."""
     if isinstance(segmentation, dict):
         return float(rle.area(encode_segmentation(segmentation, size)))
-    return sum(_polygon_area(np.array(polygon)) for polygon in valid_polygons(segmentation))
-
-
-def _polygon_area(polygon: npt.NDArray[np.float64]) -> float:
-    x, y = polygon[0::2], polygon[1::2]
-    return float(abs(np.dot(x, np.roll(y, 1)) - np.dot(y, np.roll(x, 1))) / 2)
+    polygons = map(np.array, valid_polygons(segmentation))
+    return float(sum(polygon_area(polygon[0::2], polygon[1::2]) for polygon in polygons))
 
 
 def _measure(areas: list[float]) -> Sizes:

@@ -112,7 +112,7 @@ def assert_shapes(content: dict[str, Any], image_id: int) -> None:
 
 
 def unused_dog() -> tuple[str, ...]:
-    return ("warning", "converted", "", "has no annotation of dog")
+    return ("warning", "converted", "", "has no annotations of dog")
 
 
 def test_labelme(tmp_path: Path) -> None:

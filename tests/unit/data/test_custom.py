@@ -69,7 +69,7 @@ def test_training_reads_masks_of_every_kind(
         tmp_path, {"TRAIN": files}, "SOLVER.IMS_PER_BATCH", 2, "INPUT.MASK_FORMAT", "polygon"
     )
     assert cfg.INPUT.MASK_FORMAT == "bitmask"
-    assert "MASK_FORMAT polygon becomes bitmask" in caplog.text
+    assert "MASK_FORMAT is changed from polygon to bitmask" in caplog.text
     cfg.INPUT.MIN_SIZE_TRAIN, cfg.INPUT.RANDOM_FLIP = (small_coco.HEIGHT,), "none"
     cfg.DATALOADER.NUM_WORKERS = 0
     for record in next(iter(build_train_loader(cfg))):
@@ -186,7 +186,7 @@ def test_each_class_is_measured_under_its_name(
 def test_boxes_alone_need_a_model_without_masks(tmp_path: Path) -> None:
     files = small_coco.write(tmp_path, small_coco.content(kinds=("polygons", "none", "polygons")))
     with pytest.raises(
-        UserError, match=r"4 annotations without a segmentation, e.g. that of id 1;"
+        UserError, match=r"4 annotations without a segmentation, e.g. the one with id 1;"
     ):
         config(tmp_path, {"TRAIN": files})
     config(tmp_path, {"TRAIN": files}, "MODEL.MASK_ON", False)
@@ -199,7 +199,7 @@ def test_stated_numbers_of_classes_give_way(
     files = small_coco.write(tmp_path, small_coco.content())
     cfg = config(tmp_path, {"TRAIN": files}, "MODEL.ROI_HEADS.NUM_CLASSES", 5)
     assert cfg.MODEL.ROI_HEADS.NUM_CLASSES == 3
-    assert "MODEL.ROI_HEADS.NUM_CLASSES 5 becomes 3" in caplog.text
+    assert "MODEL.ROI_HEADS.NUM_CLASSES is changed from 5 to 3" in caplog.text
     assert "RETINANET" not in caplog.text
 
 
@@ -208,11 +208,13 @@ def test_registering_again(tmp_path: Path) -> None:
     other = small_coco.write(tmp_path, small_coco.content(), "other")
     config(tmp_path, {"TRAIN": files})
     config(tmp_path, {"TRAIN": files}, "OUTPUT_DIR", tmp_path / "elsewhere")
-    with pytest.raises(UserError, match="OWN.TRAIN.NAME 'own_train' is taken by another dataset"):
+    with pytest.raises(
+        UserError, match="OWN.TRAIN.NAME is 'own_train', which is registered as another"
+    ):
         config(tmp_path, {"TRAIN": other})
-    with pytest.raises(UserError, match="is taken by another dataset"):
+    with pytest.raises(UserError, match="is registered as another dataset"):
         config(tmp_path, {"TRAIN": files}, "DATASETS.OWN.CLASSES", "['cat']")
-    with pytest.raises(UserError, match="'shapes_train' is taken by another dataset"):
+    with pytest.raises(UserError, match="'shapes_train', which is registered as another dataset"):
         config(tmp_path, {"TRAIN": files}, "DATASETS.OWN.TRAIN.NAME", "shapes_train")
     config(tmp_path, {"TRAIN": other}, "DATASETS.OWN.TRAIN.NAME", "other_train")
     assert "other/night/0.png" in DatasetCatalog.get("other_train")[0]["file_name"]
@@ -234,12 +236,14 @@ def test_wrong_settings_are_named(tmp_path: Path) -> None:
     for options, message in (
         (("DATASETS.OWN.TRAIN.JSON", json_file), "OWN.TRAIN.IMAGES is empty"),
         (("DATASETS.OWN.VAL.IMAGES", images), "OWN.VAL.JSON is empty"),
-        (("DATASETS.OWN.CLASSES", "['cat']"), "OWN.CLASSES names classes of no file"),
+        (("DATASETS.OWN.CLASSES", "['cat']"), "OWN.CLASSES is set, but no dataset"),
     ):
         with pytest.raises(UserError, match=message):
             config(tmp_path, {}, *options)
     files = (json_file, images)
-    with pytest.raises(UserError, match=r"has 'wol', which is no class of .*closest are 'owl'"):
+    with pytest.raises(
+        UserError, match=r"names 'wol', which is not a class of .*closest names are 'owl'"
+    ):
         config(tmp_path, {"TRAIN": files}, "DATASETS.OWN.CLASSES", "['wol']")
     broken = tmp_path / "broken.json"
     broken.write_text('{"images": [')
@@ -261,8 +265,10 @@ def test_errors_stop_training_with_the_first_ten(tmp_path: Path) -> None:
     with pytest.raises(UserError) as raised:
         build_train_loader(cfg)
     message = str(raised.value)
-    assert message.startswith("The data has 12 errors")
-    assert "annotation 9 has the category_id 5, which is no category; and 2 more." in message
+    assert message.startswith("The dataset has 12 errors")
+    assert (
+        "annotation 9 has category_id 5, which is not the id of a category; and 2 more." in message
+    )
     assert "annotation 10" not in message
 
 

@@ -59,9 +59,7 @@ def test_sizes_are_those_that_detectron2_reads(tmp_path: Path) -> None:
     assert faults(tmp_path) == "is 41 x 30 pixels, but 40 x 30 in the JSON file"
     path = save(tmp_path, exif=exif(6))
     assert read_image(str(path)).shape[:2] == (40, 30)
-    assert "30 x 40 pixels when turned as its EXIF orientation says, but 40 x 30" in faults(
-        tmp_path
-    )
+    assert "30 x 40 pixels after its EXIF orientation is applied, but 40 x 30" in faults(tmp_path)
     assert faults(tmp_path, width=30, height=40) == ""
     save(tmp_path, exif=exif(3))
     assert faults(tmp_path) == ""
@@ -72,7 +70,7 @@ def test_deep_pixels_that_would_be_read_as_white(tmp_path: Path, highest: int) -
     pixels = np.full((30, 40), highest, np.uint16)
     Image.fromarray(pixels).save(tmp_path / "deep.png")
     found = faults(tmp_path, file_name="deep.png")
-    assert ("more than 8 bits a pixel (mode I;16)" in found) == (highest > 255)
+    assert ("more than 8 bits per channel (mode I;16)" in found) == (highest > 255)
 
 
 def test_processes_find_the_same(tmp_path: Path) -> None:
@@ -93,7 +91,7 @@ def test_the_same_content_under_another_name(tmp_path: Path) -> None:
     assert duplicated_content(images, images, "a.json", "a.json") == []
     (defect,) = duplicated_content(images, others, "a.json", "b.json")
     assert defect[:3] == ("warning", "b.json", "image 2")
-    assert defect.what == f"has the content of image 1 of a.json, {root / 'day' / '1.png'}"
+    assert defect.what == f"has the same content as image 1 of a.json, {root / 'day' / '1.png'}"
     shutil.copy(root / "day" / "1.png", root / "night" / "2.png")
     images = list(check_images(content, root))
     (defect,) = duplicated_content(images, images, "a.json", "a.json")

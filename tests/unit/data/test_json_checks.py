@@ -46,40 +46,50 @@ def stretch_box(content: Content) -> None:
 
 
 WRONG: list[tuple[Callable[[Content], Any], str, str, str]] = [
-    (lambda c: c.pop("images"), "error", "", "no list of images"),
-    (lambda c: c.pop("annotations"), "error", "", "no list of annotations"),
-    (lambda c: c.pop("categories"), "error", "", "no list of categories"),
-    (setter("categories", 0, id="1"), "error", "", "no whole number as id"),
-    (remover("categories", 0, "name"), "error", "", "no whole number as id or no name at place 0"),
+    (lambda c: c.pop("images"), "error", "", "no 'images', which must be a non-empty list"),
+    (lambda c: c.pop("annotations"), "error", "", "no 'annotations', which must be a list"),
+    (lambda c: c.pop("categories"), "error", "", "no 'categories', which must be a non-empty list"),
+    (setter("categories", 0, id="1"), "error", "", "no integer 'id' or no 'name' in categories[0]"),
+    (
+        remover("categories", 0, "name"),
+        "error",
+        "",
+        "no integer 'id' or no 'name' in categories[0]",
+    ),
     (setter("categories", 0, id=0), "error", "category 0", "listed more than once"),
-    (setter("categories", 0, name="cat"), "error", "category 0", "the name 'cat' of another"),
+    (setter("categories", 0, name="cat"), "error", "category 0", "the same name 'cat' as another"),
     (duplicate("images", 1), "error", "image 1", "listed more than once"),
-    (lambda c: c["images"].append({}), "error", "", "no number or name as id at place 4 of its im"),
+    (lambda c: c["images"].append({}), "error", "", "no integer or string 'id' in images[4]"),
     (remover("images", 1, "file_name"), "error", "image 1", "has no file_name"),
-    (setter("images", 1, width="64"), "error", "image 1", "has '64' as width"),
-    (remover("images", 1, "height"), "error", "image 1", "has None as height"),
-    (setter("images", 3, file_name="day/1.png"), "warning", "image 3", "day/1.png of image 1"),
+    (setter("images", 1, width="64"), "error", "image 1", "has width '64'"),
+    (remover("images", 1, "height"), "error", "image 1", "has height None"),
+    (
+        setter("images", 3, file_name="day/1.png"),
+        "warning",
+        "image 3",
+        "same file_name day/1.png as image 1",
+    ),
     (duplicate("annotations", 4), "error", "annotation 4", "listed more than once"),
-    (remover("annotations", 4, "id"), "error", "", "no number as id at place 4"),
-    (remover("annotations", 4, "bbox"), "error", "annotation 4", "has no key bbox"),
-    (remover("annotations", 4, "image_id"), "error", "annotation 4", "has no key image_id"),
+    (remover("annotations", 4, "id"), "error", "", "no integer or string 'id' in annotations[4]"),
+    (remover("annotations", 4, "bbox"), "error", "annotation 4", "has no bbox"),
+    (remover("annotations", 4, "image_id"), "error", "annotation 4", "has no image_id"),
     (setter("annotations", 4, category_id=1), "error", "annotation 4", "category_id 1, which is"),
     (setter("annotations", 4, category_id=[0]), "error", "annotation 4", "category_id [0], which"),
     (setter("annotations", 4, image_id=99), "warning", "annotation 4", "image 99, which is not"),
-    (setter("annotations", 4, image_id=[1]), "error", "annotation 4", "has [1] as image_id"),
-    (setter("annotations", 4, ignore=1), "error", "annotation 4", "has the key ignore"),
-    (setter("annotations", 4, iscrowd="no"), "error", "annotation 4", "has 'no' as iscrowd"),
-    (setter("annotations", 4, bbox=[1, 2, 3]), "error", "annotation 4", "has [1, 2, 3] as bbox"),
+    (setter("annotations", 4, image_id=[1]), "error", "annotation 4", "has image_id [1]"),
+    (setter("annotations", 4, ignore=1), "error", "annotation 4", "has the key 'ignore'"),
+    (setter("annotations", 4, iscrowd="no"), "error", "annotation 4", "has iscrowd 'no'"),
+    (setter("annotations", 4, bbox=[1, 2, 3]), "error", "annotation 4", "has bbox [1, 2, 3]"),
     (setter("annotations", 4, bbox=[1, 2, float("nan"), 3]), "error", "annotation 4", "nan"),
-    (setter("annotations", 4, bbox=[23, 6, 0, 13]), "warning", "annotation 4", "which is empty"),
-    (shift_mask, "error", "annotation 0", "disagrees with its mask, which is at 8, 5, 12, 12"),
+    (setter("annotations", 4, bbox=[23, 6, 0, 13]), "warning", "annotation 4", "has the empty box"),
+    (shift_mask, "error", "annotation 0", "does not match its mask, which is at 8, 5, 12, 12"),
     (stretch_box, "warning", "annotation 0", "(IoU 0.80)"),
     (remover("annotations", 4, "segmentation"), "error", "annotation 4", "has no segmentation"),
     (setter("annotations", 4, segmentation=[]), "error", "annotation 4", "has no segmentation"),
     (setter("annotations", 4, segmentation=[1.0] * 8), "error", "annotation 4", "list of polygons"),
     (
         setter("annotations", 4, segmentation=[[1, 2, 3, 4]]),
-        *("warning", "annotation 4", "fewer than three points"),
+        *("warning", "annotation 4", "with fewer than three points"),
     ),
     (
         setter("annotations", 4, segmentation={"size": [64, 48], "counts": [64 * 48]}),
@@ -87,15 +97,15 @@ WRONG: list[tuple[Callable[[Content], Any], str, str, str]] = [
     ),
     (
         setter("annotations", 4, segmentation={"size": [48, 64], "counts": [100, 20]}),
-        *("error", "annotation 4", "counts do not fill its image"),
+        *("error", "annotation 4", "counts do not match the size of its image"),
     ),
     (
         setter("annotations", 4, segmentation={"size": [48, 64], "counts": "01:0"}),
-        *("error", "annotation 4", "counts do not fill its image"),
+        *("error", "annotation 4", "counts do not match the size of its image"),
     ),
     (
         setter("annotations", 4, segmentation={"size": [48, 64], "counts": None}),
-        *("error", "annotation 4", "neither whole numbers nor a string"),
+        *("error", "annotation 4", "neither a list of integers nor a string"),
     ),
     (
         setter("annotations", 4, segmentation={"size": [48, 64], "counts": [48 * 64]}),
@@ -112,7 +122,7 @@ def outside(x: float, y: float, width: float, height: float) -> Callable[[Conten
 
 
 WRONG += [
-    (outside(60, 40, 20, 6), "warning", "annotation 4", "reaches out of its image of 64 x 48"),
+    (outside(60, 40, 20, 6), "warning", "annotation 4", "extends beyond its image of 64 x 48"),
     (outside(70, 10, 20, 10), "warning", "annotation 4", "outside its image of 64 x 48"),
     (outside(-30, 10, 20, 10), "warning", "annotation 4", "outside its image of 64 x 48"),
 ]
@@ -151,9 +161,11 @@ def test_classes_not_in_use_need_no_masks() -> None:
 def test_a_class_without_annotations_is_told() -> None:
     content = small_coco.content()
     content["categories"] += [{"id": 3, "name": "emu"}, {"id": 4, "name": "fox"}]
-    assert check_json(content, "f") == [Defect("warning", "f", "", "has no annotation of emu, fox")]
+    assert check_json(content, "f") == [
+        Defect("warning", "f", "", "has no annotations of emu, fox")
+    ]
     (defect,) = check_json(content, "f", classes=("dog", "fox"))
-    assert defect.what == "has no annotation of fox"
+    assert defect.what == "has no annotations of fox"
 
 
 def test_a_file_that_would_lose_most_annotations_is_wrong() -> None:
@@ -195,7 +207,7 @@ def test_images_of_another_file_with_the_same_name() -> None:
     val["images"][0]["file_name"] = "night/other.png"
     (defect,) = check_overlap_by_name(train, "train.json", val, "val.json")
     assert defect[:3] == ("warning", "val.json", "image 1")
-    assert defect.what == "has the file_name day/1.png of image 1 of train.json"
+    assert defect.what == "has the same file_name day/1.png as image 1 of train.json"
 
 
 def test_only_errors_are_refused() -> None:
@@ -203,7 +215,7 @@ def test_only_errors_are_refused() -> None:
     refuse_errors([warning])
     with pytest.raises(DatasetError) as raised:
         refuse_errors([warning, warning._replace(severity="error", what="is wrong")])
-    assert str(raised.value).endswith("tools/check_dataset.py: own.json: image 1 is wrong.")
+    assert str(raised.value).endswith("panet check: own.json: image 1 is wrong.")
 
 
 def test_nothing_that_json_can_hold_breaks_the_check() -> None:

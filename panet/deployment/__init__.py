@@ -1,12 +1,7 @@
-"""Trained models, built and made fast."""
+"""Building and optimizing trained models."""
 
 from .optimize import optimize_by_name, optimize_for_inference, optimize_from_config
-from .trained_model import (
-    Category,
-    check_weights,
-    load_trained_model,
-    member_configs,
-)
+from .trained_model import Category, check_weights, load_trained_model, member_configs
 
 __all__ = [
     "Category",

@@ -1,4 +1,4 @@
-"""Making a trained model fast at inference."""
+"""Optimization of trained models for inference."""
 
 import copy
 from collections.abc import Collection
@@ -42,7 +42,7 @@ _LAYERS_IN_LOW_PRECISION = (
     PixelMajorFullyConnected,
 )
 
-# Boxes, scores and the order of proposals come from these.
+# These layers compute boxes, scores and the order of proposals.
 _OUTPUTS_IN_SINGLE_PRECISION = (StandardRPNHead, RetinaNetHead)
 
 
@@ -53,28 +53,28 @@ def optimize_for_inference(
     *,
     key: str = "dtype",
 ) -> nn.Module:
-    """A fast copy of a ``GeneralizedRCNN`` or ``RetinaNet``, for inference only.
+    """Return a fast copy of a ``GeneralizedRCNN`` or ``RetinaNet``, for inference only.
 
-    Frozen and other batch norms are folded into their convolutions, weights and feature maps are
-    channels-last, and activations overwrite their input. In single precision the outputs stay the
-    same but for rounding. In a lower precision the layers and what they exchange are rounded to
-    it, while images, boxes, scores and the pasting of masks stay in single precision. A timm
-    backbone keeps its norms and weights; in a lower precision it runs under autocast.
+    Batch norms, frozen or not, are folded into their convolutions, weights and feature maps are
+    channels-last, and activations are in-place. In float32 the outputs are unchanged up to
+    rounding. In a lower precision, layers and activations use it, while images, boxes, scores and
+    mask pasting stay in float32. A timm backbone keeps its norms and weights; in a lower precision
+    it runs under autocast.
 
     Args:
-        model: with this project's layers or detectron2's own, on the device where it will run.
-            It is left as it is; weights that stay the same are shared with it.
+        model: model with layers of this project or of detectron2, on the device where it will run.
+            It is not modified; unchanged weights are shared with the copy.
         dtype: ``torch.float32``, ``torch.bfloat16``, or, on CUDA, ``torch.float16``. On a CPU
-            without instructions for bfloat16, that becomes float32, with a warning.
-        compile: whether to have ``torch.compile`` compile the backbone, which takes a minute at
-            the first image and, on a CPU, a C++ compiler.
-        key: what is asking for ``dtype``, for messages.
+            without bfloat16 instructions, bfloat16 falls back to float32 with a warning.
+        compile: compile the backbone with ``torch.compile``, which takes about a minute at the
+            first image and, on a CPU, needs a C++ compiler.
+        key: name of the option that sets ``dtype``, for messages.
 
     Returns:
         A model of the same class in evaluation mode.
 
     Raises:
-        ValueError: if ``dtype`` is none of these.
+        ValueError: if ``dtype`` is not one of these.
     """
     name = str(dtype).removeprefix("torch.")
     check_choice(key, name, _DTYPES)
@@ -83,7 +83,7 @@ def optimize_for_inference(
     if dtype != torch.float32:
         device = next(model.parameters()).device
         if dtype == torch.float16 and device.type != "cuda":
-            raise ValueError("dtype float16 needs CUDA; on the CPU use bfloat16.")
+            raise ValueError("dtype float16 needs CUDA; use bfloat16 on the CPU.")
         dtype = usable_precision(key, dtype, device)
     model = _copy_sharing_tensors(model).eval()
     timm_layers = _timm_layers(model)
@@ -96,7 +96,7 @@ def optimize_for_inference(
     model = speed_up_convolutions(model)
     activate_in_place(model)
     _replace_parameters(model, dtype, timm_layers)
-    # In their precision by now: the other order takes a copy of the largest weights.
+    # After the conversion to dtype; the reverse order would copy the largest weights again.
     model = speed_up_heads(model, PixelMajorFullyConnected.of)
     if dtype != torch.float32:
         _convert_at_boundaries(model, dtype, timm_layers)
@@ -106,7 +106,7 @@ def optimize_for_inference(
 
 
 def optimize_from_config(model: nn.Module, cfg: CfgNode) -> nn.Module:
-    """:func:`optimize_for_inference` as ``TEST.OPTIMIZE`` says.
+    """Apply :func:`optimize_for_inference` as configured by ``TEST.OPTIMIZE``.
 
     Returns:
         ``model`` itself unless ``TEST.OPTIMIZE.ENABLED``.
@@ -121,11 +121,11 @@ def optimize_from_config(model: nn.Module, cfg: CfgNode) -> nn.Module:
 
 
 def optimize_by_name(model: nn.Module, key: str, dtype: str, compile: bool) -> nn.Module:
-    """:func:`optimize_for_inference` with the precision as a configuration names it.
+    """Apply :func:`optimize_for_inference` with the precision given by name.
 
     Args:
-        model, compile: see there.
-        key: of the configuration, for messages.
+        model, compile: see :func:`optimize_for_inference`.
+        key: configuration key of the precision, for messages.
         dtype: "float32", "bfloat16" or "float16".
 
     Raises:
@@ -141,7 +141,7 @@ def _copy_sharing_tensors(model: nn.Module) -> nn.Module:
 
 
 def _unfold(module: nn.Module) -> nn.Module | None:
-    """The convolution that keeps its norm beside its weight, of one that folds it every time."""
+    """Convert a convolution that folds its norm at every call to one with a separate norm."""
     return convert_convolution(module, Conv2d) if isinstance(module, FrozenNormConv2d) else None
 
 
@@ -154,7 +154,7 @@ def _fold_norm(layer: Conv2d | FullyConnected) -> None:
 
 
 def _timm_layers(model: nn.Module) -> set[nn.Module]:
-    """The layers that may do anything with their parameters and inputs."""
+    """Return the layers of timm backbones, which may use parameters and inputs in any way."""
     backbones = [module for module in model.modules() if isinstance(module, TimmBackbone)]
     return {layer for backbone in backbones for layer in backbone.modules()}
 
@@ -162,16 +162,13 @@ def _timm_layers(model: nn.Module) -> set[nn.Module]:
 def _replace_parameters(
     model: nn.Module, dtype: torch.dtype, timm_layers: Collection[nn.Module]
 ) -> None:
-    """Give every layer parameters of its own, in its precision and channels-last.
+    """Replace all parameters by channels-last ones in the precision of their layer.
 
-    timm's keep their precision, and only those of its convolutions become channels-last.
+    Parameters of timm layers keep their precision, and only their convolutions' weights become
+    channels-last.
     """
-    kept = {
-        layer
-        for module in model.modules()
-        if isinstance(module, FastRCNNOutputLayers)
-        for layer in module.modules()
-    }.union(timm_layers)
+    predictors = [module for module in model.modules() if isinstance(module, FastRCNNOutputLayers)]
+    kept = {layer for predictor in predictors for layer in predictor.modules()}.union(timm_layers)
     replaced: dict[nn.Parameter, nn.Parameter] = {}
     for module in model.modules():
         low = isinstance(module, _LAYERS_IN_LOW_PRECISION) and module not in kept
@@ -217,7 +214,7 @@ def _output_to_single_precision(_module: nn.Module, _inputs: Any, output: Any) -
 
 
 def _to_single_precision(value: Any) -> Any:
-    """Tensors as float32, on their own or in lists and tuples."""
+    """Convert a tensor, or the tensors in nested lists and tuples, to float32."""
     if isinstance(value, Tensor):
         return value.float()
     if isinstance(value, list | tuple):

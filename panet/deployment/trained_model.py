@@ -1,4 +1,4 @@
-"""Building a model for a checkpoint, or several, with the checkpoint's classes."""
+"""Building models and ensembles with the classes of their checkpoints."""
 
 from pathlib import Path
 from typing import Any
@@ -19,44 +19,41 @@ from panet.utils.errors import UserError
 from .optimize import optimize_from_config
 
 Category = dict[str, Any]
-"""Its "id" and "name", as in COCO's files."""
+"""A category with "id" and "name" as in COCO annotation files."""
 
 
 class _TrainedModel(CompleteCheckpointer):
-    """A checkpointer that builds the model when the file has said how many classes there are."""
+    """Checkpointer that builds the model with the number of classes in the checkpoint."""
 
     def __init__(self, cfg: CfgNode) -> None:
-        # Without a dataset: the heads keep the classes that they were trained for.
+        # No dataset is passed, so the heads keep the classes they were trained for.
         super().__init__(nn.Module())
         self.cfg = cfg
 
     def _load_model(self, checkpoint: dict[str, Any]) -> Any:
-        classes = checkpoint.get("classes")
-        if classes:
-            self.cfg.MODEL[CLASS_SECTIONS[self.cfg.MODEL.META_ARCHITECTURE]].NUM_CLASSES = len(
-                classes
-            )
+        if classes := checkpoint.get("classes"):
+            _class_section(self.cfg).NUM_CLASSES = len(classes)
         self.model = build_model(self.cfg)
         return super()._load_model(checkpoint)
 
 
 def load_trained_model(cfg: CfgNode) -> tuple[nn.Module, list[Category]]:
-    """The model of a configuration with the weights of ``MODEL.WEIGHTS``, for inference.
+    """Build the model of a configuration and load ``MODEL.WEIGHTS``, for inference.
 
-    It is optimized as ``TEST.OPTIMIZE`` says, and augments, votes and tightens boxes as ``TEST``
-    says. If ``TEST.ENSEMBLE`` has members, it is these together.
+    The model is optimized as configured by ``TEST.OPTIMIZE`` and includes the TTA, voting and box
+    tightening of ``TEST``. If ``TEST.ENSEMBLE`` has members, it is the ensemble.
 
     Args:
-        cfg: of a model that finds instances; it is left as it is.
+        cfg: configuration of an instance detection model; it is not modified.
 
     Returns:
-        The model; the categories of its classes. Their names come from the checkpoint, else from
-        the metadata of the configuration's first dataset, else they are numbers. Their ids are the
-        dataset's, if it has the same names, else they count from 1.
+        The model and the categories of its classes. Category names come from the checkpoint, else
+        from the metadata of the configuration's first dataset, else they are numbers. Category ids
+        are those of the dataset if it has the same names, else they count from 1.
 
     Raises:
-        UserError: if ``MODEL.WEIGHTS`` is empty, is not there, or does not give all weights; or if
-            the members of the ensemble do not go together.
+        UserError: if ``MODEL.WEIGHTS`` is empty, does not exist or lacks weights, or if the
+            members of the ensemble do not match.
     """
     check_weights(cfg)
     cfg = cfg.clone()
@@ -68,74 +65,80 @@ def load_trained_model(cfg: CfgNode) -> tuple[nn.Module, list[Category]]:
 
 
 def check_weights(cfg: CfgNode) -> None:
-    """Check that a configuration names weights.
+    """Check that a configuration has weights or ensemble members.
 
     Raises:
-        UserError: if it does not.
+        UserError: if it has neither.
     """
     if not cfg.MODEL.WEIGHTS and not cfg.TEST.ENSEMBLE.MEMBERS:
-        raise UserError("MODEL.WEIGHTS is empty; give the weights of a trained model.")
+        raise UserError("MODEL.WEIGHTS is empty; set it to the weights of a trained model.")
 
 
 def member_configs(cfg: CfgNode) -> list[CfgNode]:
-    """The configurations of the members of ``TEST.ENSEMBLE``, with their weights.
+    """Load the configurations of the members of ``TEST.ENSEMBLE``, with their weights.
 
     Raises:
-        UserError: if a member is no pair of a configuration and weights, or either is not there.
+        UserError: if a member is not a pair of a configuration and weights, or one of these does
+            not exist.
     """
     configs = []
     for member in cfg.TEST.ENSEMBLE.MEMBERS:
         is_pair = isinstance(member, list | tuple) and len(member) == 2
         if not is_pair or not all(isinstance(part, str) and part for part in member):
             raise UserError(
-                f"TEST.ENSEMBLE.MEMBERS has {member!r}; each member is a pair of a configuration "
-                "and weights."
+                f"TEST.ENSEMBLE.MEMBERS has {member!r}; each member must be a pair of a "
+                "configuration and weights."
             )
         config, weights = member
         if "://" not in weights and not Path(weights).is_file():
             raise UserError(
-                f"TEST.ENSEMBLE.MEMBERS names the weights {weights}, which are not there; train "
-                f"{config} first, or give others."
+                f"TEST.ENSEMBLE.MEMBERS names the weights {weights}, which do not exist; train "
+                f"{config} first, or name other weights."
             )
         overrides = ["MODEL.WEIGHTS", weights, "MODEL.DEVICE", cfg.MODEL.DEVICE]
-        own = prepare(load_config(find_config_file(config), overrides))
-        own.TEST.OPTIMIZE = cfg.TEST.OPTIMIZE
-        configs.append(own)
+        member_cfg = prepare(load_config(find_config_file(config), overrides))
+        member_cfg.TEST.OPTIMIZE = cfg.TEST.OPTIMIZE
+        configs.append(member_cfg)
     return configs
 
 
 def _load_single_model(cfg: CfgNode) -> tuple[nn.Module, list[Category]]:
-    """A model without testing tricks; ``cfg`` gets the checkpoint's number of classes."""
+    """Load a model without TTA and set the checkpoint's number of classes in ``cfg``."""
     checkpointer = _TrainedModel(cfg)
     checkpoint = checkpointer.load(cfg.MODEL.WEIGHTS)
     model = optimize_from_config(checkpointer.model.eval(), cfg)
-    number = cfg.MODEL[CLASS_SECTIONS[cfg.MODEL.META_ARCHITECTURE]].NUM_CLASSES
-    return model, _categories(cfg, checkpoint.get("classes"), number)
+    names = checkpoint.get("classes")
+    return model, _categories(cfg, names, _class_section(cfg).NUM_CLASSES)
 
 
 def _load_ensemble(cfg: CfgNode) -> tuple[RCNNEnsemble, list[Category]]:
-    """The members of ``TEST.ENSEMBLE`` as one; ``cfg`` gets their number of classes."""
+    """Load the ensemble of ``TEST.ENSEMBLE`` and set its number of classes in ``cfg``."""
     members, categories = zip(*map(_load_single_model, member_configs(cfg)))
-    names = [[category["name"] for category in of_member] for of_member in categories]
-    for number, (entry, own) in enumerate(zip(cfg.TEST.ENSEMBLE.MEMBERS, names)):
-        if own != names[0]:
+    classes = [[category["name"] for category in of_member] for of_member in categories]
+    for index, ((_, weights), names) in enumerate(zip(cfg.TEST.ENSEMBLE.MEMBERS, classes)):
+        if names != classes[0]:
             raise UserError(
-                f"Member {number} of TEST.ENSEMBLE.MEMBERS, {entry[1]}, tells other classes apart "
-                f"than member 0: {', '.join(own)}, not {', '.join(names[0])}."
+                f"Member {index} of TEST.ENSEMBLE.MEMBERS, {weights}, has other classes than "
+                f"member 0: {', '.join(names)}, not {', '.join(classes[0])}."
             )
-    cfg.MODEL.ROI_HEADS.NUM_CLASSES = len(names[0])
+    cfg.MODEL.ROI_HEADS.NUM_CLASSES = len(classes[0])
     return RCNNEnsemble(cfg, members, cfg.TEST.ENSEMBLE.PROPOSALS_FROM), categories[0]
 
 
-def _categories(cfg: CfgNode, names: list[str] | None, number: int) -> list[Category]:
+def _class_section(cfg: CfgNode) -> CfgNode:
+    """Return the section of ``cfg`` with the model's ``NUM_CLASSES``."""
+    return cfg.MODEL[CLASS_SECTIONS[cfg.MODEL.META_ARCHITECTURE]]
+
+
+def _categories(cfg: CfgNode, names: list[str] | None, num_classes: int) -> list[Category]:
     datasets = (*cfg.DATASETS.TRAIN, *cfg.DATASETS.TEST)
     metadata = MetadataCatalog.get(datasets[0]) if datasets else None
     known = list(metadata.get("thing_classes", ())) if metadata else []
     if not names:
-        names = known if len(known) == number else [str(index + 1) for index in range(number)]
-    ids = list(range(1, number + 1))
+        names = known if len(known) == num_classes else [str(i + 1) for i in range(num_classes)]
+    ids = list(range(1, num_classes + 1))
     if metadata and names == known:
         index_of = metadata.get("thing_dataset_id_to_contiguous_id") or {}
-        if sorted(index_of.values()) == list(range(number)):
+        if sorted(index_of.values()) == list(range(num_classes)):
             ids = sorted(index_of, key=index_of.__getitem__)
     return [{"id": int(identity), "name": str(name)} for identity, name in zip(ids, names)]

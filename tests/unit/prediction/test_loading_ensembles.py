@@ -90,16 +90,16 @@ def test_members_that_do_not_go_together(
 ) -> None:
     tiny_cfg.INPUT.FORMAT = "BGR"
     others = write_model(tiny_cfg, tmp_path / "others", ("a", "b", "c", "d"))
-    with pytest.raises(UserError, match=r"Member 1 .*others/model.pth, tells other classes .*a, b"):
+    with pytest.raises(UserError, match=r"Member 1 .*others/model.pth, has other classes .*a, b"):
         find(pair[0], members([pair[0], others]))
 
 
 @pytest.mark.parametrize(
     ("entries", "message"),
     [
-        ("[['only.yaml']]", r"has \['only.yaml'\]; each member is a pair"),
-        ("[['a.yaml', '']]", "each member is a pair"),
-        ("['ab']", "has 'ab'; each member is a pair"),
+        ("[['only.yaml']]", r"has \['only.yaml'\]; each member must be a pair"),
+        ("[['a.yaml', '']]", "each member must be a pair"),
+        ("['ab']", "has 'ab'; each member must be a pair"),
         (f"[['no_such.yaml', {__file__!r}]]", "no configuration file no_such.yaml"),
         ("[['quick/panet_R18_shapes.yaml', 'gone.pth']]", "names the weights gone.pth"),
     ],

@@ -1,4 +1,4 @@
-"""Loading and saving weights, other people's too."""
+"""Load and save model weights, including those of other projects."""
 
 from .checkpointer import (
     CompleteCheckpointer,

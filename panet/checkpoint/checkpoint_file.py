@@ -1,4 +1,4 @@
-"""Reading checkpoints of PyTorch without executing anything that is in them."""
+"""Read PyTorch checkpoints without executing code from them."""
 
 import pickle
 import re
@@ -13,8 +13,8 @@ from torch import Tensor
 
 from panet.utils.errors import UserError
 
-# Numbers of numpy, which training programs leave beside the weights, under both names that numpy
-# has given to the function that makes them.
+# Training programs store numpy numbers beside the weights. Different numpy versions use different
+# names for the function that creates them.
 _MAKE_SCALAR = np.float64(0).__reduce__()[0]
 _NUMPY_SCALARS: list[Any] = [
     (_MAKE_SCALAR, "numpy._core.multiarray.scalar"),
@@ -25,41 +25,42 @@ _NUMPY_SCALARS: list[Any] = [
 
 
 def load_checkpoint(path: Path) -> dict[str, Any]:
-    """What ``torch.save`` wrote, on the CPU: tensors, numbers, texts and plain containers of them.
+    """Load a file written by ``torch.save`` onto the CPU.
 
     Args:
-        path: a file of any version of PyTorch.
+        path: checkpoint of any PyTorch version, with tensors, numbers, strings and plain
+            containers of them.
 
     Raises:
-        UserError: if there is no such file, if it is damaged or no checkpoint, or if it holds
-            anything that would have to be executed.
+        UserError: if the file does not exist, is damaged, is not a checkpoint, or contains objects
+            that could execute code.
     """
     if not path.is_file():
         raise UserError(f"There is no checkpoint {path}.")
     try:
         with torch.serialization.safe_globals(_NUMPY_SCALARS), warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # about the age of the format
+            warnings.simplefilter("ignore")  # about old file formats
             checkpoint = torch.load(path, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:
         refused = re.search(r"GLOBAL ([\w.]+)", str(error))
         if refused is None:
-            raise UserError(f"{path} is damaged or no checkpoint of PyTorch.") from error
+            raise UserError(f"{path} is damaged or not a PyTorch checkpoint.") from error
         raise UserError(
-            f"{path} is not read, because it holds {refused[1]}, which is no plain data and could "
-            "execute code; save its tensors alone."
+            f"{path} is not loaded because it contains {refused[1]}, which is not plain data and "
+            "could execute code; save only the tensors."
         ) from error
     except (RuntimeError, EOFError, ValueError, LookupError, OSError) as error:
-        raise UserError(f"{path} is damaged or no checkpoint of PyTorch.") from error
+        raise UserError(f"{path} is damaged or not a PyTorch checkpoint.") from error
     if not isinstance(checkpoint, Mapping):
         raise UserError(f"{path} holds a {type(checkpoint).__name__} instead of named tensors.")
     return dict(checkpoint)
 
 
 def split_checkpoint(checkpoint: Mapping[str, Any]) -> tuple[dict[str, Tensor], list[str]]:
-    """The model's tensors of a checkpoint, and the names of whatever else it holds.
+    """Split a checkpoint into the model's tensors and the names of all other entries.
 
-    The tensors may lie under "model" or "state_dict", as training programs leave them, or at the
-    top; the prefix that data-parallel training adds to their names is taken off.
+    The tensors can be under the key "model" or "state_dict", or at the top level. The prefix
+    "module." of data-parallel training is removed from their names.
 
     Args:
         checkpoint: from :func:`load_checkpoint`.

@@ -1,4 +1,4 @@
-"""Loading and saving a model's weights."""
+"""Checkpointers: load and save model weights and the state of a training run."""
 
 import logging
 from collections.abc import Sequence
@@ -30,14 +30,14 @@ logger = logging.getLogger(__name__)
 
 
 class PANetCheckpointer(ReusableCheckpointer):
-    """detectron2's checkpointer with what it lacks.
+    """detectron2's ``DetectionCheckpointer`` with these additions.
 
-    - It executes nothing that is in a file, and refuses what is damaged or not for the model.
-    - A file that it writes is there as a whole or not at all.
-    - It resumes from the checkpoint before the last one if the last one is damaged.
-    - It reads torchvision's ResNets, and the files of timm's models, as backbones.
-    - Heads that tell other classes apart than the model keep the classes that both have. For that
-      it saves the names of the classes beside the weights.
+    - It never executes code from a file, and rejects files that are damaged or for another model.
+    - It writes files atomically.
+    - If the last checkpoint of a run is damaged, it resumes from the one before.
+    - It loads ResNets of torchvision and models of timm as backbones.
+    - It saves the class names beside the weights. If a checkpoint has other classes than the model,
+      the classes that both have keep their weights in the heads.
     """
 
     def __init__(
@@ -54,11 +54,11 @@ class PANetCheckpointer(ReusableCheckpointer):
         """
         Args:
             model, save_dir: see detectron2's ``DetectionCheckpointer``.
-            dataset: the one whose "thing_classes" the model tells apart; "" if nobody knows.
-            source_dataset: the same for files that do not say it themselves.
+            dataset: dataset with the "thing_classes" of the model; "" if unknown.
+            source_dataset: dataset with the classes of checkpoints that do not contain class names.
             synonyms: see :func:`panet.checkpoint.class_transfer.match_classes`.
-            weights_key: the key of the configuration that names the file to load.
-            kwargs: what else to save and load, and options of the superclass.
+            weights_key: configuration key of the file to load, for error messages.
+            kwargs: further objects to save and load, and options of the superclass.
         """
         super().__init__(model, save_dir, **kwargs)
         self.path_manager = AtomicPathManager()
@@ -69,25 +69,23 @@ class PANetCheckpointer(ReusableCheckpointer):
         self.weights_key = weights_key
 
     def save(self, name: str, **kwargs: Any) -> None:
-        classes = _classes_of(self.dataset)
-        super().save(name, **({"classes": classes} if classes else {}), **kwargs)
+        if classes := _classes_of(self.dataset):
+            kwargs["classes"] = classes
+        super().save(name, **kwargs)
 
     def load(self, path: str, *args: Any, **kwargs: Any) -> dict[str, Any]:
         """See detectron2's ``DetectionCheckpointer``.
 
         Raises:
-            DownloadError: if it should be downloaded and cannot.
-            UserError: if there is no such file, it cannot be read, or its classes do not fit.
+            DownloadError: if ``path`` is a URL that cannot be downloaded.
+            UserError: if the file does not exist, cannot be read, or does not fit the model or its
+                classes.
         """
         file = urlparse(path)._replace(query="").geturl()
         remote = "://" in file
         if file and comm.is_main_process() and not remote and not Path(file).is_file():
-            if self._resuming:
-                raise UserError(f"There is no checkpoint {file}.")
-            raise UserError(
-                f"There is no checkpoint {file}; give {self.weights_key} one that is there or, to "
-                "start from random weights, ''."
-            )
+            hint = f"; set {self.weights_key} to an existing file, or to '' for random weights"
+            raise UserError(f"There is no checkpoint {file}{'' if self._resuming else hint}.")
         self._file = file
         try:
             return super().load(path, *args, **kwargs)
@@ -95,85 +93,79 @@ class PANetCheckpointer(ReusableCheckpointer):
             if not remote:
                 raise
             raise DownloadError(
-                f"{file} cannot be downloaded ({error}); give {self.weights_key} a copy of it that "
-                "is on this machine or, to start from random weights, ''."
+                f"{file} cannot be downloaded ({error}); set {self.weights_key} to a local copy, "
+                "or to '' for random weights."
             ) from error
 
     def resume_or_load(self, path: str, *, resume: bool = True) -> dict[str, Any]:
         """See fvcore's ``Checkpointer``.
 
         Raises:
-            UserError: if no checkpoint of the run, or not the one at ``path``, can be loaded.
+            UserError: if none of the run's checkpoints, or not the file at ``path``, can be loaded.
         """
         if not (resume and self.has_checkpoint()):
             return super().resume_or_load(path, resume=False)
-        refusals = []
+        errors = []
         self._resuming = True
         try:
-            for file in self._from_last_to_first():
+            for file in self._checkpoints_newest_first():
                 try:
                     return self.load(file)
                 except UserError as error:
                     logger.warning("%s", error)
-                    refusals.append(str(error))
+                    errors.append(str(error))
         finally:
             self._resuming = False
         raise UserError(
-            f"There is no checkpoint to resume from: {' '.join(refusals)} To begin anew, remove "
-            f"{Path(self.save_dir) / 'last_checkpoint'}."
+            f"There is no checkpoint to resume from: {' '.join(errors)} To start from scratch, "
+            f"remove {Path(self.save_dir) / 'last_checkpoint'}."
         )
 
-    def _from_last_to_first(self) -> list[str]:
-        """The run's checkpoints, first the one that was tagged as the last."""
+    def _checkpoints_newest_first(self) -> list[str]:
+        """List the run's checkpoints, starting with the one tagged as last."""
         others = sorted(
             Path(self.save_dir).glob("model_*.pth"), key=lambda path: -path.stat().st_mtime_ns
         )
         return list(dict.fromkeys([self.get_checkpoint_file(), *map(str, others)]))
 
     def _load_file(self, filename: str) -> Any:
-        # detectron2's own reading of pickles executes what is in them.
-        return _load_zoo(filename) if filename.endswith(".pkl") else super()._load_file(filename)
+        # detectron2's method would execute code from pickles.
+        return _load_pkl(filename) if filename.endswith(".pkl") else super()._load_file(filename)
 
     def _torch_load(self, filename: str) -> Any:
         safetensors = filename.endswith(".safetensors")
         read = load_safetensors if safetensors else load_checkpoint
         checkpoint = read(Path(filename))
         tensors, _ = split_checkpoint(checkpoint)
-        of_timm = rename_timm_weights(self.model, tensors)
-        if of_timm is not None:
-            return {"model": of_timm}
+        timm_weights = rename_timm_weights(self.model, tensors)
+        if timm_weights is not None:
+            return {"model": timm_weights}
         if safetensors:
             return checkpoint
         if is_torchvision_resnet(tensors):
             modules = resnet_modules("")
             renamed = {rename_tensor(name, modules): tensor for name, tensor in tensors.items()}
-            renamed.pop(None, None)  # its classifier
+            renamed.pop(None, None)  # the classifier
             return {"model": renamed}
-        for system in SOURCES.values():
-            known = [name for name in tensors if system.rename(name) is not None]
-            if len(known) > len(tensors) / 2:
+        for source in SOURCES.values():
+            if sum(source.rename(name) is not None for name in tensors) > len(tensors) / 2:
                 raise UserError(
-                    f"{filename} has the names of {system.name}; convert it first with "
-                    f"tools/convert_checkpoint.py --from {system.name}."
+                    f"{filename} is a checkpoint of {source.name}; convert it first with "
+                    f"panet convert-weights --from {source.name}."
                 )
         return checkpoint
 
     def _load_model(self, checkpoint: dict[str, Any]) -> Any:
         if self._resuming:
-            self._refuse_other_models(checkpoint["model"])
+            self._check_same_model(checkpoint["model"])
         classes = _classes_of(self.dataset)
         source_classes = checkpoint.get("classes") or _classes_of(self.source_dataset)
         if classes and source_classes and classes != source_classes:
             counterparts = match_classes(classes, source_classes, self.synonyms)
-            transfer_classes(
-                checkpoint["model"],
-                self.model.state_dict(),
-                classes,
-                source_classes,
-                counterparts,
-            )
+            state = self.model.state_dict()
+            transfer_classes(checkpoint["model"], state, classes, source_classes, counterparts)
             logger.info(
-                "The heads were made for other classes. Taken over: %s. New: %s.",
+                "The checkpoint has other classes than the model. Transferred: %s. New: %s.",
                 ", ".join(_describe(*pair) for pair in counterparts.items()) or "none",
                 ", ".join(name for name in classes if name not in counterparts) or "none",
             )
@@ -182,52 +174,51 @@ class PANetCheckpointer(ReusableCheckpointer):
             raise UserError(f"{self._file} has no weights of this model.")
         return incompatible
 
-    def _refuse_other_models(self, state: dict[str, Any]) -> None:
-        """Resuming needs exactly this model's tensors."""
-        shapes = {name: tuple(tensor.shape) for name, tensor in self.model.state_dict().items()}
-        found = {name: tuple(tensor.shape) for name, tensor in state.items()}
-        different = sorted(n for n in shapes | found if shapes.get(n) != found.get(n))
-        if different:
+    def _check_same_model(self, state: dict[str, Any]) -> None:
+        """Check that ``state`` has exactly the tensors of the model, as required for resuming."""
+        expected = {name: tensor.shape for name, tensor in self.model.state_dict().items()}
+        actual = {name: tensor.shape for name, tensor in state.items()}
+        if different := sorted(n for n in expected | actual if expected.get(n) != actual.get(n)):
             raise UserError(
                 f"{self._file} is not a checkpoint of this model: {different[0]} and "
-                f"{len(different) - 1} other tensors are missing, additional or of another shape."
+                f"{len(different) - 1} other tensors are missing, unexpected or of another shape."
             )
 
 
 class CompleteCheckpointer(PANetCheckpointer):
-    """A :class:`PANetCheckpointer` for models that are not trained further: they need all weights.
+    """A :class:`PANetCheckpointer` for inference, which requires all weights.
 
-    Its ``load`` raises an :class:`UserError`, too, if a file lacks one of the model's parameters.
+    ``load`` also raises :class:`UserError` if the file lacks any parameter of the model.
     """
 
     def _load_model(self, checkpoint: dict[str, Any]) -> Any:
         incompatible = super()._load_model(checkpoint)
         parameters = {name for name, _ in self.model.named_parameters()}
-        absent = parameters.intersection(incompatible.missing_keys)
-        absent.update(name for name, *_ in incompatible.incorrect_shapes)
-        if absent:
+        missing = parameters.intersection(incompatible.missing_keys)
+        missing.update(name for name, *_ in incompatible.incorrect_shapes)
+        if missing:
             raise UserError(
-                f"{self._file} has no weights, or some of another shape, for {len(absent)} of the "
-                f"{len(parameters)} parameters of this configuration, such as {min(absent)}; give "
-                "a model that was trained with it."
+                f"{self._file} has no weights, or weights of another shape, for {len(missing)} of "
+                f"the {len(parameters)} parameters of this configuration, such as {min(missing)}; "
+                "use a checkpoint that was trained with it."
             )
         return incompatible
 
 
-def _load_zoo(file: str) -> dict[str, Any]:
-    """A file of detectron2's model zoo, or of Detectron's, whose names are Caffe2's."""
+def _load_pkl(file: str) -> dict[str, Any]:
+    """Load a file of the model zoo of detectron2 or of Detectron, which has Caffe2's names."""
     content = load_pickle(file)
     if not isinstance(content, dict):
         raise UserError(f"{file} holds a {type(content).__name__} instead of named tensors.")
     if "model" in content and "__author__" in content:
         return content
-    blobs = content.get("blobs", content)  # of whole detectors; backbones come without
+    blobs = content.get("blobs", content)  # detectors have "blobs", backbones do not
     weights = {name: blob for name, blob in blobs.items() if not name.endswith("_momentum")}
     return {"model": weights, "__author__": "Caffe2", "matching_heuristics": True}
 
 
 def _classes_of(dataset: str) -> list[str]:
-    """The dataset's classes in order; none as long as they are not known."""
+    """Return the dataset's classes in order, or nothing if they are unknown."""
     return list(MetadataCatalog.get(dataset).get("thing_classes", ())) if dataset else []
 
 
@@ -238,13 +229,14 @@ def _describe(own: str, counterpart: str) -> str:
 def build_checkpointer(
     cfg: CfgNode, model: nn.Module, save_dir: str = "", **checkpointables: Any
 ) -> PANetCheckpointer:
-    """The checkpointer for a configuration.
+    """Build the checkpointer for a YAML configuration.
 
     Args:
-        cfg: keys ``DATASETS``, of which the first tells the classes, and ``MODEL.CLASS_TRANSFER``.
-        model: built from it.
-        save_dir: where to save; "" not to.
-        checkpointables: what else to save and load.
+        cfg: reads ``DATASETS``, whose first dataset has the model's classes, and
+            ``MODEL.CLASS_TRANSFER``.
+        model: model built from ``cfg``.
+        save_dir: folder for checkpoints; "" to save nothing.
+        checkpointables: further objects to save and load.
     """
     datasets = (*cfg.DATASETS.TRAIN, *cfg.DATASETS.TEST)
     return PANetCheckpointer(
@@ -260,10 +252,10 @@ def build_checkpointer(
 def build_lazy_checkpointer(
     cfg: DictConfig, model: nn.Module, save_dir: str = "", **checkpointables: Any
 ) -> PANetCheckpointer:
-    """The checkpointer for a Python configuration.
+    """Build the checkpointer for a Python configuration.
 
     Args:
-        cfg: keys ``dataloader``, of whose datasets the first tells the classes, and
+        cfg: reads ``dataloader``, whose first dataset has the model's classes, and
             ``train.class_transfer``.
         model, save_dir, checkpointables: see :func:`build_checkpointer`.
     """

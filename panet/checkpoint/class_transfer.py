@@ -1,4 +1,4 @@
-"""Fitting the heads of one set of classes to another."""
+"""Transfer prediction heads to a dataset with other classes."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
@@ -9,13 +9,13 @@ from panet.utils.errors import UserError
 
 
 class _Rows(NamedTuple):
-    """How the output of a layer is made up."""
+    """Number of output rows of a layer, per class and for the background."""
 
     per_class: int
     background: int
 
 
-# By the end of the layer's name.
+# Class-specific layers, by the end of their name.
 _LAYERS = {
     "cls_score": _Rows(per_class=1, background=1),
     "bbox_pred": _Rows(per_class=4, background=0),
@@ -26,23 +26,23 @@ _LAYERS = {
 def match_classes(
     classes: Sequence[str], source_classes: Sequence[str], synonyms: Sequence[Sequence[str]] = ()
 ) -> dict[str, str]:
-    """For every class that has a counterpart, the counterpart's name.
+    """Map the model's classes to the checkpoint's classes; unmatched classes are left out.
 
     Args:
-        classes: the model's.
-        source_classes: the checkpoint's.
-        synonyms: pairs of the model's and the checkpoint's name of the same thing. A class of the
-            checkpoint may stand for several of the model.
+        classes: classes of the model.
+        source_classes: classes of the checkpoint.
+        synonyms: pairs of a class of the model and its name in the checkpoint. Several classes of
+            the model may be paired with the same class of the checkpoint.
 
     Raises:
-        UserError: if a synonym is no pair, or names a class that there is not.
+        UserError: if a synonym is not a pair or names an unknown class.
     """
     counterparts = {name: name for name in classes if name in source_classes}
     for pair in synonyms:
         if len(pair) != 2 or pair[0] not in classes or pair[1] not in source_classes:
             raise UserError(
-                f"MODEL.CLASS_TRANSFER.SYNONYMS has {pair}; it must be a class of the model and "
-                "one of the checkpoint."
+                f"MODEL.CLASS_TRANSFER.SYNONYMS has {pair}; each item must be a pair of a class of "
+                "the model and a class of the checkpoint."
             )
         counterparts[pair[0]] = pair[1]
     return counterparts
@@ -55,20 +55,20 @@ def transfer_classes(
     source_classes: Sequence[str],
     counterparts: Mapping[str, str],
 ) -> None:
-    """Make the heads of a checkpoint, in place, those of a model with other classes.
+    """Rearrange the prediction heads of a checkpoint, in place, for a model with other classes.
 
-    Classes with a counterpart get its weights, and the background keeps its own; the others keep
-    what the model has. Layers that do not tell classes apart stay as they are.
+    Matched classes get the weights of their counterpart and the background keeps its weights; all
+    other classes get the model's current weights. Class-agnostic layers are not changed.
 
     Args:
-        state: the checkpoint's tensors.
-        model_state: the model's.
-        classes: the model's, in order.
-        source_classes: the checkpoint's, in order.
+        state: tensors of the checkpoint.
+        model_state: tensors of the model.
+        classes: classes of the model, in order.
+        source_classes: classes of the checkpoint, in order.
         counterparts: from :func:`match_classes`.
 
     Raises:
-        UserError: if a layer of the checkpoint is not made for ``source_classes``.
+        UserError: if a layer of the checkpoint does not have the rows of ``source_classes``.
     """
     for name, tensor in state.items():
         layer = name.rpartition(".")[0]
@@ -80,18 +80,17 @@ def transfer_classes(
             continue  # class-agnostic
         if len(tensor) != len(source_classes) * per_class + background:
             raise UserError(
-                f"{name} of the checkpoint has {len(tensor)} rows, which is not what "
-                f"{len(source_classes)} classes need; is MODEL.CLASS_TRANSFER.SOURCE_DATASET the "
-                "dataset that it was trained on?"
+                f"{name} of the checkpoint has {len(tensor)} rows, which does not fit "
+                f"{len(source_classes)} classes; set MODEL.CLASS_TRANSFER.SOURCE_DATASET to the "
+                "dataset it was trained on."
             )
         if len(model_state[name]) != len(classes) * per_class + background:
-            continue  # class-agnostic here
+            continue  # class-agnostic in the model
         fitted = model_state[name].clone()
         for own, counterpart in counterparts.items():
-            to, source = classes.index(own), source_classes.index(counterpart)
-            fitted[to * per_class : (to + 1) * per_class] = tensor[
-                source * per_class : (source + 1) * per_class
-            ]
+            to = classes.index(own) * per_class
+            source = source_classes.index(counterpart) * per_class
+            fitted[to : to + per_class] = tensor[source : source + per_class]
         if background:
             fitted[-background:] = tensor[-background:]
         state[name] = fitted

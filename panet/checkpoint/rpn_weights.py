@@ -1,4 +1,4 @@
-"""Loading the RPN that makes proposals for a model that is to be trained."""
+"""Load the weights of an independent RPN."""
 
 from detectron2.config import CfgNode
 from torch import nn
@@ -9,14 +9,14 @@ from .checkpointer import CompleteCheckpointer
 
 
 def load_independent_rpn(cfg: CfgNode, model: nn.Module) -> None:
-    """Load ``MODEL.INDEPENDENT_RPN.WEIGHTS``, if it names any and the model has such an RPN.
+    """Load ``MODEL.INDEPENDENT_RPN.WEIGHTS`` if it is set and the model has an independent RPN.
 
     Args:
-        cfg: of the model.
+        cfg: configuration of the model.
         model: changed in place.
 
     Raises:
-        UserError: if the file is not there or lacks weights of the RPN.
+        UserError: if the file does not exist or lacks weights of the RPN.
     """
     weights = cfg.MODEL.INDEPENDENT_RPN.WEIGHTS
     proposer = getattr(model, "proposal_generator", None)

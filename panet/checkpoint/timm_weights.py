@@ -1,4 +1,4 @@
-"""Files of timm's models, as timm's own programs and its hub have them."""
+"""Load weights of timm models, as saved by timm or published on its hub."""
 
 import re
 from collections.abc import Mapping
@@ -9,28 +9,32 @@ from panet.modeling.backbones.timm import TimmBackbone
 
 
 def rename_timm_weights(model: nn.Module, state: Mapping[str, Tensor]) -> dict[str, Tensor] | None:
-    """The tensors of a timm model under the names that they have in a timm backbone.
+    """Rename the tensors of a timm model to their names in a model with a timm backbone.
 
     Args:
-        model: that the tensors are for.
-        state: the timm model's, classifier included.
+        model: model to load the tensors into.
+        state: tensors of the timm model, including its classifier.
 
     Returns:
-        The backbone's tensors by their names in ``model``; None if it has no timm backbone, or
-        most of the tensors are not of one.
+        The backbone's tensors by their names in ``model``; None if ``model`` has no timm backbone
+        or less than half of ``state`` belongs to it.
     """
     for prefix, module in model.named_modules():
         if isinstance(module, TimmBackbone):
-            own = {_plain(name): name for name in module.network.state_dict()}
-            known = {_plain(name): tensor for name, tensor in state.items() if _plain(name) in own}
+            own = {_normalize(name): name for name in module.network.state_dict()}
+            known = {
+                f"{prefix}.network.{own[key]}": tensor
+                for name, tensor in state.items()
+                if (key := _normalize(name)) in own
+            }
             if len(known) > len(state) / 2:
-                return {f"{prefix}.network.{own[key]}": tensor for key, tensor in known.items()}
+                return known
     return None
 
 
-def _plain(name: str) -> str:
-    """What a name and its like in one of timm's feature extractors have in common.
+def _normalize(name: str) -> str:
+    """Make names of a timm model and of timm's feature extractors comparable.
 
-    These call stages.0 stages_0, or put everything below another module.
+    The extractors rename stages.0 to stages_0 or wrap the model in another module.
     """
     return re.sub(r"^(model|body)\.", "", name).replace("_", ".")

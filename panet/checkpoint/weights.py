@@ -1,4 +1,4 @@
-"""Files that hold a model's weights and nothing to train it further."""
+"""Read and write files that contain only a model's weights."""
 
 import json
 from collections.abc import Mapping, Sequence
@@ -17,15 +17,15 @@ FORMATS = (".pth", ".safetensors")
 
 
 def save_weights(path: Path, state: Mapping[str, Tensor], classes: Sequence[str] = ()) -> None:
-    """Write weights in the format that the file's name ends in, a whole file or none.
+    """Write weights atomically, in the format given by the file extension.
 
     Args:
-        path: ends in ".pth" or ".safetensors".
-        state: a model's tensors by name.
-        classes: the names of the classes that it tells apart, if they are known.
+        path: file ending in ".pth" or ".safetensors".
+        state: tensors of the model by name.
+        classes: class names of the model, if known.
 
     Raises:
-        UserError: if it ends in neither.
+        UserError: if ``path`` has another extension.
     """
     if path.suffix not in FORMATS:
         raise UserError(f"{path} must end in one of {', '.join(FORMATS)}.")
@@ -40,10 +40,10 @@ def save_weights(path: Path, state: Mapping[str, Tensor], classes: Sequence[str]
 
 
 def load_safetensors(path: Path) -> dict[str, Any]:
-    """The weights in a ``.safetensors`` file, as detectron2's checkpointers take them.
+    """Read a ``.safetensors`` file as a checkpoint with the keys "model" and "classes".
 
     Raises:
-        UserError: if the file is damaged or of another format.
+        UserError: if the file is damaged or has another format.
     """
     try:
         with safe_open(path, framework="pt") as file:
@@ -51,4 +51,4 @@ def load_safetensors(path: Path) -> dict[str, Any]:
             metadata = file.metadata() or {}
         return {"model": state, "classes": json.loads(metadata.get("classes", "[]"))}
     except (SafetensorError, ValueError, OSError) as error:
-        raise UserError(f"{path} is damaged or no file of safetensors.") from error
+        raise UserError(f"{path} is damaged or not a safetensors file.") from error

@@ -44,8 +44,8 @@ def exit_on_user_error() -> Iterator[None]:
         if error.errno not in (errno.ENOSPC, errno.EDQUOT):
             raise
         _show(
-            f"There is no space left to write {error.filename or 'to the disk'}; make room, then "
-            "go on with --resume if it was a training."
+            f"There is no space left to write {error.filename or 'to the disk'}; free some "
+            "space, then continue a training run with --resume."
         )
         sys.exit(2)
     except KeyboardInterrupt:

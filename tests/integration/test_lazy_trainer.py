@@ -184,7 +184,7 @@ def test_classes_of_another_dataset_are_taken_over(cfg: DictConfig) -> None:
     assert isinstance(checkpointer, PANetCheckpointer)
     assert (checkpointer.dataset, checkpointer.source_dataset) == ("tiny_shapes", "shapes_train")
     assert [list(pair) for pair in checkpointer.synonyms] == [["disk", "star"]]
-    with pytest.raises(UserError, match="gone.pth; give train.init_checkpoint one"):
+    with pytest.raises(UserError, match="gone.pth; set train.init_checkpoint to an existing"):
         checkpointer.load("gone.pth")
 
 

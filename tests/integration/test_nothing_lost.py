@@ -192,7 +192,7 @@ def test_a_checkpoint_that_was_removed_is_named_and_the_one_before_it_used(
     assert resumed(cfg).start_iter == 2
     assert "There is no checkpoint" in caplog.text
     first.unlink()
-    with pytest.raises(UserError, match=r"model_0000003.pth. To begin anew, remove .*last_check"):
+    with pytest.raises(UserError, match=r"model_0000003.pth. To start .*, remove .*last_check"):
         resumed(cfg)
     (first.parent / "last_checkpoint").unlink()
     assert resumed(cfg).start_iter == 0

@@ -91,7 +91,7 @@ def test_python_configurations_in_two_processes(tmp_path: Path) -> None:
         ({"train.max_iter": "many"}, "error: train.max_iter is many, of type str"),
         (
             {"train.init_checkpoint": "gone.pth"},
-            "error: There is no checkpoint gone.pth; give train",
+            "error: There is no checkpoint gone.pth; set train",
         ),
     ],
 )

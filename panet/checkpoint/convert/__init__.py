@@ -1,1 +1,1 @@
-"""Other systems' checkpoints made this project's."""
+"""Convert checkpoints of other projects."""

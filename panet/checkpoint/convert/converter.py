@@ -1,4 +1,4 @@
-"""Converting other systems' checkpoints into this project's."""
+"""Convert checkpoints of other projects to this project's format."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -20,10 +20,10 @@ class Conversion:
     """A converted checkpoint.
 
     Attributes:
-        state: the model's state, complete.
-        dropped: what of the original is not in it, a line each.
-        config_file: path of the configuration that builds the model.
-        overrides: keys and values in turn that it takes beside the file.
+        state: complete ``state_dict`` of the model.
+        dropped: a line for each part of the original that was dropped.
+        config_file: path of the configuration of the model.
+        overrides: overrides of ``config_file``, as alternating keys and values.
     """
 
     state: Tensors
@@ -35,14 +35,14 @@ class Conversion:
 def convert_file(
     path: Path, source: Source, config_file: str = "", overrides: Sequence[str] = ()
 ) -> Conversion:
-    """Convert a checkpoint, see :func:`convert`.
+    """Convert a checkpoint file.
 
     Args:
-        path: the checkpoint, see :func:`load_checkpoint`.
+        path: checkpoint file, see :func:`load_checkpoint`.
         source, config_file, overrides: see :func:`convert`.
 
     Raises:
-        UserError: if the file cannot be read or its model not be converted.
+        UserError: if the file cannot be read or converted.
     """
     tensors, others = split_checkpoint(load_checkpoint(path))
     try:
@@ -59,18 +59,18 @@ def convert(
     config_file: str = "",
     overrides: Sequence[str] = (),
 ) -> Conversion:
-    """Convert a model's tensors, making sure that they fill the model.
+    """Convert the tensors of a model and check that they match the model exactly.
 
     Args:
-        tensors: by the names of ``source``.
-        source: the system that they come from.
-        config_file: the configuration that describes the model; by default that of the published
-            model which it looks like.
-        overrides: keys and values in turn.
+        tensors: tensors by the names of ``source``.
+        source: project that the tensors come from.
+        config_file: configuration of the model; by default that of the published model it
+            resembles.
+        overrides: overrides of the configuration, as alternating keys and values.
 
     Raises:
-        UserError: if the model is not one of those that ``source`` publishes, or if the tensors
-            do not fill it exactly; with every missing, additional and misshaped parameter.
+        UserError: if the model is not one that ``source`` publishes, or if the tensors do not match
+            it; lists all missing, unexpected and wrongly shaped tensors.
     """
     options = list(overrides)
     if not config_file:
@@ -81,7 +81,7 @@ def convert(
     for name, tensor in tensors.items():
         target = source.rename(name)
         if target is None:
-            dropped.append(f"{name}: unknown here")
+            dropped.append(f"{name}: not part of the model")
         else:
             state[target] = tensor
     for target, what in source.adapt(state).items():
@@ -89,8 +89,7 @@ def convert(
     cfg = load_config(config_file, ["MODEL.DEVICE", "cpu", *options])
     model_state = build_model(cfg).state_dict()
     shapes = {name: tensor.shape for name, tensor in model_state.items()}
-    differences = _differences(source, state, shapes)
-    if differences:
+    if differences := _differences(source, state, shapes):
         listed = "\n  ".join(differences)
         raise UserError(f"it does not fit the model of {config_file}:\n  {listed}")
     ordered = {name: state[name].clone() for name in model_state}
@@ -98,7 +97,7 @@ def convert(
 
 
 def _differences(source: Source, state: Tensors, shapes: Mapping[str, Size]) -> list[str]:
-    """A line for every parameter that is in only one of them, or of another shape."""
+    """Describe every missing, unexpected and wrongly shaped tensor in one line."""
 
     def both_names(name: str) -> str:
         return f"{source.original_name(name) or '-'} ({name} here)"

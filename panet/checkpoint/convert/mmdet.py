@@ -1,4 +1,4 @@
-"""Checkpoints of mmdetection's two-stage detectors with its PAFPN neck."""
+"""Checkpoints of mmdetection's two-stage detectors with a PAFPN neck."""
 
 from collections.abc import Mapping
 from functools import partial
@@ -7,7 +7,7 @@ from torch import Tensor
 
 from panet.checkpoint.torchvision_resnet import bottleneck_depth, resnet_modules
 
-from .source import Source, Tensors, has_module, model_options, refuse
+from .source import Source, Tensors, has_module, model_options, refuse, to_options
 
 
 def _pyramid() -> dict[str, str]:
@@ -41,29 +41,27 @@ def _heads() -> dict[str, str]:
 
 def _recognize(tensors: Mapping[str, Tensor]) -> tuple[str, list[str]]:
     has = partial(has_module, tensors)
-    wrong = {
+    defects = {
         "no modules named backbone and neck, as mmdetection's detectors have": not (
             has("backbone") and has("neck")
         ),
         "a neck without neck.downsample_convs: it is a plain FPN, not PAFPN": not has(
             "neck.downsample_convs"
         ),
-        "norms in its neck, which the published model has not": any(
+        "norms in its neck, which the published model does not have": any(
             name.startswith("neck.") and name.endswith("running_mean") for name in tensors
         ),
-        "heads in the order of mmdetection 1.x; bring it to 2.0 with that project's "
+        "heads in the format of mmdetection 1.x; convert it to 2.0 with that project's "
         "upgrade_model_version.py first": has("bbox_head") and not has("roi_head.bbox_head"),
         "no box head with two shared fc layers (roi_head.bbox_head.shared_fcs)": not has(
             "roi_head.bbox_head.shared_fcs.1"
         ),
     }
-    refuse(wrong)
+    refuse(defects)
     options: list[str] = []
     if has("roi_head.mask_head"):
         mask_head = {"NAME": "MaskRCNNConvUpsampleHead", "NORM": "''", "POOLER_SAMPLING_RATIO": "0"}
-        options += ["MODEL.MASK_ON", "True"]
-        for key, value in mask_head.items():
-            options += [f"MODEL.ROI_MASK_HEAD.{key}", value]
+        options = ["MODEL.MASK_ON", "True", *to_options("MODEL.ROI_MASK_HEAD", mask_head)]
     options += model_options(
         bottleneck_depth(tensors, "backbone.layer3."),
         tensors.get("roi_head.bbox_head.fc_cls.bias"),
@@ -74,11 +72,11 @@ def _recognize(tensors: Mapping[str, Tensor]) -> tuple[str, list[str]]:
 
 
 def _adapt(state: Tensors) -> dict[str, str]:
-    """Everything is as it must be; only the norms count batches, which frozen ones do not."""
+    """Drop the batch counters of batch norms, which frozen norms do not have."""
     counters = [name for name in state if name.endswith(".num_batches_tracked")]
     for name in counters:
         del state[name]
-    return dict.fromkeys(counters, "frozen norms do not count batches")
+    return dict.fromkeys(counters, "frozen norms have no batch counter")
 
 
 MMDET = Source(

@@ -1,4 +1,4 @@
-"""Checkpoints of the authors' PyTorch release, built on Detectron.pytorch."""
+"""Checkpoints of the PANet authors' PyTorch release, based on Detectron.pytorch."""
 
 from collections.abc import Mapping
 from functools import partial
@@ -8,15 +8,15 @@ from torch import Tensor
 
 from panet.checkpoint.torchvision_resnet import STAGES, bottleneck_depth, resnet_modules
 
-from .source import Source, Tensors, has_module, model_options, refuse
+from .source import Source, Tensors, has_module, model_options, refuse, to_options
 
 _BODY = "Conv_Body.conv_body."
-# FrozenBatchNorm2d's; with it the variance adds up to 1, which leaves the affine layer as it is.
+# Of FrozenBatchNorm2d. A variance of 1 minus this value makes the norm a plain affine layer.
 _EPSILON = 1e-5
 
 
 def _backbone() -> dict[str, str]:
-    """The ResNet: torchvision's blocks in Detectron's stages."""
+    """Map the ResNet, which has torchvision's block names and Detectron's stage names."""
     table = {f"{_BODY}res1.conv1": "backbone.bottom_up.stem.conv1"}
     table[f"{_BODY}res1.bn1"] = "backbone.bottom_up.stem.conv1.norm"
     for name, target in resnet_modules("").items():
@@ -27,13 +27,14 @@ def _backbone() -> dict[str, str]:
 
 
 def _conv_and_norm(source: str, target: str) -> dict[str, str]:
-    """A convolution or fc layer and its norm, the first two modules of an ``nn.Sequential``."""
+    """Map a conv or fc layer and its norm, the first two modules of an ``nn.Sequential``."""
     return {f"{source}.0": target, f"{source}.1": f"{target}.norm"}
 
 
 def _pyramid() -> dict[str, str]:
     table = _conv_and_norm("Conv_Body.conv_top", "backbone.fpn_lateral5")
-    # FPN's lists go from coarse to fine, those of the bottom-up path from fine to coarse.
+    # The lists of FPN are ordered from coarse to fine, those of the bottom-up path from fine to
+    # coarse.
     for i in range(3):
         lateral = f"Conv_Body.topdown_lateral_modules.{i}.conv_lateral"
         table |= _conv_and_norm(lateral, f"backbone.fpn_lateral{4 - i}")
@@ -63,7 +64,7 @@ def _heads() -> dict[str, str]:
         table |= _conv_and_norm(f"Box_Head.conv1_head.{level}", f"{box}.conv1.levels.{level}")
         table |= _conv_and_norm(f"Box_Head.fc1.{level}", f"{box}.fc1.levels.{level}")
         table |= _conv_and_norm(f"Mask_Head.mask_conv1.{level}", f"{mask}.mask_fcn1.levels.{level}")
-    # Convolution, norm and ReLU in turn.
+    # Sequences of convolution, norm and ReLU.
     for i in range(3):
         table[f"Box_Head.convs.{3 * i}"] = f"{box}.conv{i + 2}"
         table[f"Box_Head.convs.{3 * i + 1}"] = f"{box}.conv{i + 2}.norm"
@@ -79,7 +80,7 @@ def _heads() -> dict[str, str]:
 
 def _recognize(tensors: Mapping[str, Tensor]) -> tuple[str, list[str]]:
     has = partial(has_module, tensors)
-    wrong = {
+    defects = {
         "no backbone under Conv_Body.conv_body, as the authors' release has": not has(_BODY[:-1]),
         "no bottom-up path (Conv_Body.panet_buttomup_conv1_modules): it is a plain FPN": not has(
             "Conv_Body.panet_buttomup_conv1_modules"
@@ -87,7 +88,7 @@ def _recognize(tensors: Mapping[str, Tensor]) -> tuple[str, list[str]]:
         "no group norm in its pyramid, which the published models have": not has(
             "Conv_Body.conv_top.1"
         ),
-        "a keypoint head, which this project has not": has("Keypoint_Head"),
+        "a keypoint head, which this project does not support": has("Keypoint_Head"),
         "no box head that pools from all levels (Box_Head.conv1_head or Box_Head.fc1.0)": not (
             has("Box_Head.conv1_head") or has("Box_Head.fc1.0")
         ),
@@ -95,15 +96,14 @@ def _recognize(tensors: Mapping[str, Tensor]) -> tuple[str, list[str]]:
             has("Mask_Head") and not (has("Mask_Head.mask_conv1") and has("Mask_Head.mask_fc"))
         ),
     }
-    refuse(wrong)
+    refuse(defects)
     fully_connected = has("Box_Head.fc1.0")
     options: list[str] = []
     if has("Mask_Head"):
         config = "official/e2e_panet_R-50-FPN_2x_mask.yaml"
         if fully_connected:
             box_head = {"NUM_CONV": "0", "NUM_FC": "2", "NORM": "''", "FC_NORM": "GN"}
-            for key, value in box_head.items():
-                options += [f"MODEL.ROI_BOX_HEAD.{key}", value]
+            options = to_options("MODEL.ROI_BOX_HEAD", box_head)
     elif fully_connected:
         config = "official/e2e_panet_R-50-FPN_1x_det_2fc.yaml"
     else:
@@ -112,13 +112,13 @@ def _recognize(tensors: Mapping[str, Tensor]) -> tuple[str, list[str]]:
         bottleneck_depth(tensors, f"{_BODY}res4."),
         tensors.get("Box_Outs.cls_score.bias"),
         tensors.get("Box_Outs.bbox_pred.bias"),
-        agnostic_rows=8,  # the background's too
+        agnostic_rows=8,  # foreground and background
     )
     return config, options
 
 
 def _adapt(state: Tensors) -> dict[str, str]:
-    """Background from first to last, where it is kept; affine layers as frozen batch norms."""
+    """Move the background class from first to last and turn affine layers into frozen norms."""
     dropped = {}
     for parameter in ("weight", "bias"):
         scores = f"roi_heads.box_predictor.cls_score.{parameter}"
@@ -131,7 +131,7 @@ def _adapt(state: Tensors) -> dict[str, str]:
             name = f"{layer}.{parameter}"
             if name in state:
                 state[name] = state[name][rows:]
-                dropped[name] = f"the first of its rows, {rows} in all, which were the background's"
+                dropped[name] = f"its first {rows} row(s), those of the background"
     for name in [n for n in state if n.startswith("backbone.bottom_up.")]:
         if name.endswith(".norm.weight"):
             prefix = name.removesuffix("weight")

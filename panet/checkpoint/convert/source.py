@@ -1,4 +1,4 @@
-"""What there is to know about a system whose checkpoints are converted."""
+"""Description of a project whose checkpoints can be converted."""
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -12,16 +12,16 @@ Tensors = dict[str, Tensor]
 
 @dataclass(frozen=True)
 class Source:
-    """A system that trains the same networks under other names.
+    """A project that trains the same networks under other names.
 
     Attributes:
-        name: as on the command line.
-        modules: the modules of its model that have parameters, and this project's names of them.
-        recognize: takes a checkpoint's tensors and returns the configuration of this project that
-            describes their model: a name of the model zoo, with keys and values in turn. Raises
-            ``UserError`` if there is none, saying what kind of model it is instead.
-        adapt: changes tensors, already renamed, in place to what they must be here, and returns
-            for each of those that it dropped something of, by name, what that was.
+        name: name on the command line.
+        modules: its names of the modules with parameters, mapped to this project's names.
+        recognize: finds the configuration of a checkpoint from its tensors. Returns a name of the
+            model zoo and overrides, as alternating keys and values. Raises ``UserError`` if there
+            is none, naming the difference.
+        adapt: changes the renamed tensors in place where the projects differ. Returns the names of
+            tensors of which something was dropped, with a description of what was dropped.
     """
 
     name: str
@@ -30,50 +30,56 @@ class Source:
     adapt: Callable[[Tensors], dict[str, str]]
 
     def rename(self, name: str) -> str | None:
-        """This project's name of a tensor; None if nothing here corresponds to it."""
+        """Return this project's name of a tensor, or None if it has no counterpart."""
         return rename_tensor(name, self.modules)
 
     def original_name(self, name: str) -> str | None:
-        """The system's name of one of this project's tensors; None if nothing corresponds to it."""
+        """Return the source's name of a tensor of this project, or None if it has none."""
         return rename_tensor(name, {target: module for module, target in self.modules.items()})
 
 
 def rename_tensor(name: str, modules: Mapping[str, str]) -> str | None:
-    """The name of a tensor after its module was renamed; None if ``modules`` lacks the module."""
+    """Rename the module in a tensor's name; None if ``modules`` does not contain the module."""
     module, _, parameter = name.rpartition(".")
     renamed = modules.get(module)
     return None if renamed is None else f"{renamed}.{parameter}"
 
 
 def has_module(tensors: Mapping[str, Tensor], module: str) -> bool:
-    """Whether some tensor belongs to a module, or to one in it."""
+    """Whether any tensor belongs to a module or its submodules."""
     return any(name.startswith(f"{module}.") for name in tensors)
 
 
-def refuse(wrong: Mapping[str, bool]) -> None:
-    """Raise what is wrong with a checkpoint.
+def refuse(defects: Mapping[str, bool]) -> None:
+    """Raise an error for the first defect that a checkpoint has.
 
     Args:
-        wrong: what it may have, as the end of "it has ...", and whether that is so.
+        defects: description of each defect, as the end of the sentence "it has ...", and whether
+            the checkpoint has it.
 
     Raises:
-        UserError: with the first that is so.
+        UserError: if it has any defect.
     """
-    for what, is_so in wrong.items():
-        if is_so:
-            raise UserError(f"it has {what}.")
+    for defect, present in defects.items():
+        if present:
+            raise UserError(f"it has {defect}.")
+
+
+def to_options(section: str, values: Mapping[str, object]) -> list[str]:
+    """Return the values of a section of the configuration as alternating keys and values."""
+    return [text for key, value in values.items() for text in (f"{section}.{key}", str(value))]
 
 
 def model_options(
     depth: int, scores: Tensor | None, deltas: Tensor | None, agnostic_rows: int
 ) -> list[str]:
-    """Keys and values for what a checkpoint's sizes say, where it is not detectron2's default.
+    """Return keys and values for sizes of a checkpoint that differ from detectron2's defaults.
 
     Args:
-        depth: of the ResNet.
-        scores: bias of the classifier, one for each class and the background; None if absent.
+        depth: depth of the ResNet.
+        scores: bias of the classifier, (classes + 1,); None if absent.
         deltas: bias of the box regressor; None if absent.
-        agnostic_rows: how many of these a class-agnostic regressor has.
+        agnostic_rows: length of ``deltas`` in a class-agnostic regressor.
     """
     options = [] if depth == 50 else ["MODEL.RESNETS.DEPTH", str(depth)]
     if scores is None:

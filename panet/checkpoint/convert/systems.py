@@ -1,4 +1,4 @@
-"""The systems whose checkpoints can be converted."""
+"""Projects whose checkpoints can be converted, by name."""
 
 from .mmdet import MMDET
 from .panet_pytorch import PANET_PYTORCH

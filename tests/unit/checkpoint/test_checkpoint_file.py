@@ -29,7 +29,7 @@ def test_nothing_is_executed(tmp_path: Path, new_format: bool) -> None:
         path,
         _use_new_zipfile_serialization=new_format,
     )
-    with pytest.raises(UserError, match=r"evil.pth is not read, because it holds posix.mkdir"):
+    with pytest.raises(UserError, match=r"evil.pth is not loaded because it contains posix.mkdir"):
         load_checkpoint(path)
     assert not trace.exists()
 

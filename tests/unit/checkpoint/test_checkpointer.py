@@ -102,7 +102,7 @@ def test_wrong_names_of_classes_are_refused() -> None:
     with pytest.raises(UserError, match=r"SYNONYMS has \['rider', 'cow'\]"):
         match_classes(STREET, ZOO, [["rider", "cow"]])
     state = {"box_predictor.cls_score.bias": torch.arange(9.0)}
-    with pytest.raises(UserError, match=r"cls_score.bias .* 9 rows, which is not what 4 classes"):
+    with pytest.raises(UserError, match=r"cls_score.bias .* 9 rows, which does not fit 4 classes"):
         transfer_classes(state, state, STREET, ZOO, {})
 
 

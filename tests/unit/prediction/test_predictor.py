@@ -196,7 +196,7 @@ def test_weights_of_a_backbone_alone_are_refused(small: SmallModel, tmp_path: Pa
     torch.save({"model": backbone}, tmp_path / "backbone.pth")
     with pytest.raises(UserError, match=r"backbone.pth has no weights.* trained with it"):
         Predictor.from_name(str(small.config_file), str(tmp_path / "backbone.pth"))
-    with pytest.raises(UserError, match=r"model.pth has no weights, or some of another shape"):
+    with pytest.raises(UserError, match=r"model.pth has no weights, or weights of another shape"):
         Predictor.from_name(
             str(small.config_file), str(small.weights), overrides=["MODEL.FPN.OUT_CHANNELS", "64"]
         )

@@ -27,8 +27,8 @@ def stderr_and_status(
         (UserError("The file a is wrong."), "error: The file a is wrong.", 2),
         (
             OSError(errno.ENOSPC, "No space left on device", "out/model.pth"),
-            "error: There is no space left to write out/model.pth; make room, then go on with "
-            "--resume if it was a training.",
+            "error: There is no space left to write out/model.pth; free some space, then "
+            "continue a training run with --resume.",
             2,
         ),
         (KeyboardInterrupt(), "error: Interrupted.", 130),

@@ -1,4 +1,4 @@
-"""The report on a run: one HTML page with its curves, figures and mistakes."""
+"""Report on a run: one HTML page with curves, metrics and mistakes."""
 
 from .page import write_report
 from .run import read_run

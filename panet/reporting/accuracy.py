@@ -1,8 +1,8 @@
-"""COCO's metrics of a run, and the curves that they summarize."""
+"""COCO's metrics of a run and the underlying precision-recall curves."""
 
 from collections import Counter
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Literal
 
 import numpy as np
 import numpy.typing as npt
@@ -20,13 +20,13 @@ Floats = npt.NDArray[np.float64]
 
 @dataclass(frozen=True)
 class Accuracy:
-    """How well boxes or masks are predicted. What no object is there for is NaN.
+    """Accuracy of boxes or masks. Values without any ground-truth object are NaN.
 
     Attributes:
-        metrics: those of :data:`METRICS`, in percent.
-        class_ap: (C,), the AP of each class, in percent.
-        recall: (101,), from 0 to 1.
-        precision: for each of :data:`CURVE_IOUS` (C, 101), from 0 to 1: the highest precision of
+        metrics: value of each of :data:`METRICS`, in percent.
+        class_ap: (C,), AP of each class, in percent.
+        recall: (101,), recall thresholds from 0 to 1.
+        precision: for each of :data:`CURVE_IOUS`, (C, 101), from 0 to 1: highest precision of
             each class at this recall or a higher one.
     """
 
@@ -37,17 +37,22 @@ class Accuracy:
 
 
 def measure(detections: Detections, task: Literal["bbox", "segm"]) -> Accuracy:
-    """COCO's metrics of boxes or masks.
+    """Compute COCO's metrics of boxes or masks.
 
-    Of each image they count the 100 predictions that they are defined for, or all of a run that has
-    more, as :func:`panet.evaluation.build_evaluator` does.
+    They count the standard 100 predictions per image, or all of a run with more, as the evaluator
+    of :func:`panet.evaluation.build_evaluator` does.
     """
     predictions = [dict(item) for item in detections.predictions]
     if task == "segm":
         for item in predictions:
-            del item["bbox"]  # or it would decide what counts as small and large
-    evaluation = _evaluate(detections.content, predictions, task)
-    precision = evaluation.eval["precision"][:, :, :, 0, -1]  # thresholds, recalls, classes
+            del item["bbox"]  # so that the area of the mask decides what is small and large
+    truth = COCO(detections.content)
+    results = truth.loadRes(predictions)
+    evaluation = COCOeval_faster(truth, results, task, print_function=lambda *_: None)
+    counts = Counter(item["image_id"] for item in predictions)
+    evaluation.params.maxDets = [1, 10, max([COCO_MAX_DETECTIONS, *counts.values()])]
+    evaluation.run()
+    precision = evaluation.eval["precision"][:, :, :, 0, -1]  # (thresholds, recalls, classes)
     precision = np.where(precision < 0, np.nan, precision)
     ious = np.round(evaluation.params.iouThrs, 2).tolist()
     stats = evaluation.stats[: len(METRICS)]
@@ -57,18 +62,3 @@ def measure(detections: Detections, task: Literal["bbox", "segm"]) -> Accuracy:
         recall=np.asarray(evaluation.params.recThrs),
         precision={iou: precision[ious.index(iou)].T for iou in CURVE_IOUS},
     )
-
-
-def _evaluate(
-    content: dict[str, Any], predictions: list[dict[str, Any]], task: str
-) -> COCOeval_faster:
-    truth = COCO(content)
-    evaluation = COCOeval_faster(truth, truth.loadRes(predictions), task, print_function=_silent)
-    counts = Counter(item["image_id"] for item in predictions)
-    evaluation.params.maxDets = [1, 10, max([COCO_MAX_DETECTIONS, *counts.values()])]
-    evaluation.run()
-    return evaluation
-
-
-def _silent(*_: object) -> None:
-    """In place of printing."""

@@ -1,4 +1,4 @@
-"""Which classes are taken for which, what is missed, and what is seen where nothing is."""
+"""Confusion matrix, misses and false alarms."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -12,7 +12,7 @@ from .detections import Detections
 
 
 class Mistake(NamedTuple):
-    """An object, a prediction, or both where their classes differ, in COCO's format."""
+    """An object and the prediction matched to it, in COCO's format; None if unmatched."""
 
     object: dict[str, Any] | None
     prediction: dict[str, Any] | None
@@ -20,14 +20,14 @@ class Mistake(NamedTuple):
 
 @dataclass(frozen=True)
 class Confusion:
-    """Objects against confident predictions.
+    """Comparison of objects with confident predictions.
 
     Attributes:
         classes: names of the C classes.
-        counts: (C + 1, C + 1), rows are what is there, columns what is predicted; the last row is
-            for predictions where no object is, the last column for objects without a prediction.
-        misses: objects that were not found as what they are, large ones first.
-        false_alarms: predictions of what is not there, those with high scores first.
+        counts: (C + 1, C + 1), rows are ground truth, columns are predictions. The last row counts
+            predictions without an object, the last column objects without a prediction.
+        misses: objects without a prediction of their class, by descending area.
+        false_alarms: predictions without an object of their class, by descending score.
     """
 
     classes: tuple[str, ...]
@@ -37,27 +37,24 @@ class Confusion:
 
 
 def compare(detections: Detections, min_score: float, min_iou: float) -> Confusion:
-    """Compare predictions with objects by their boxes, whatever their classes.
+    """Match predictions and objects by their boxes, ignoring classes.
 
-    Each prediction, those with high scores first, goes to the object that it overlaps most of
-    those that are left, as in COCO's evaluation. Objects marked as crowds are not counted, nor are
-    predictions within them.
+    As in COCO's evaluation, predictions are matched by descending score, each with the unmatched
+    object that it overlaps most. Crowd objects and predictions matched to them are not counted.
 
     Args:
-        detections: of a run.
-        min_score: predictions with lower scores are left out.
-        min_iou: intersection over union from which on boxes belong together.
+        detections: ground truth and predictions of a run.
+        min_score: minimum score of the predictions to count.
+        min_iou: minimum intersection over union of matching boxes.
     """
     names = detections.categories
     index = {category: i for i, category in enumerate(names)}
     counts = np.zeros((len(names) + 1, len(names) + 1), np.int64)
     mistakes = []
     for pair in _pairs(detections, min_score, min_iou):
-        there, predicted = (
-            index[item["category_id"]] if item is not None else len(names) for item in pair
-        )
-        counts[there, predicted] += 1
-        if there != predicted:
+        row, column = (index[item["category_id"]] if item else len(names) for item in pair)
+        counts[row, column] += 1
+        if row != column:
             mistakes.append(pair)
     misses = [pair for pair in mistakes if pair.object is not None]
     false_alarms = [pair for pair in mistakes if pair.prediction is not None]
@@ -70,24 +67,24 @@ def compare(detections: Detections, min_score: float, min_iou: float) -> Confusi
 
 
 def _pairs(detections: Detections, min_score: float, min_iou: float) -> Iterator[Mistake]:
-    """Every object and every confident prediction once, together where they match."""
+    """Yield every object and every confident prediction once, matching ones together."""
     objects = {item["id"]: item for item in detections.content["annotations"]}
-    # In the order of the numbers that loadRes gives them.
+    # loadRes numbers predictions from 1 in this order.
     predictions = [dict(item) for item in detections.predictions if item["score"] >= min_score]
     match = _match(detections.content, predictions, min_iou)
-    for number, prediction in enumerate(predictions, 1):
-        found = objects[match[number]] if number in match else None
-        if found is None or not found.get("iscrowd", 0):
-            yield Mistake(found, prediction)
-    for number in objects.keys() - match.values():
-        if not objects[number].get("iscrowd", 0):
-            yield Mistake(objects[number], None)
+    for prediction_id, prediction in enumerate(predictions, 1):
+        matched = objects[match[prediction_id]] if prediction_id in match else None
+        if matched is None or not matched.get("iscrowd", 0):
+            yield Mistake(matched, prediction)
+    for object_id in objects.keys() - match.values():
+        if not objects[object_id].get("iscrowd", 0):
+            yield Mistake(objects[object_id], None)
 
 
 def _match(
     content: dict[str, Any], predictions: list[dict[str, Any]], min_iou: float
 ) -> dict[int, int]:
-    """The numbers of the objects that predictions belong to."""
+    """Map prediction ids to the ids of the matched objects."""
     truth = COCO(content)
     evaluation = COCOeval_faster(truth, truth.loadRes(predictions), "bbox")
     evaluation.params.useCats = 0
@@ -97,4 +94,4 @@ def _match(
     evaluation.evaluate()
     evaluation.accumulate()
     pairs = (key.split("_") for key in evaluation.eval["matched"])
-    return {int(prediction): int(number) for prediction, number in pairs}
+    return {int(prediction_id): int(object_id) for prediction_id, object_id in pairs}

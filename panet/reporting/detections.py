@@ -1,4 +1,4 @@
-"""The ground truth of a dataset and a run's predictions for it, as COCO's evaluation takes them."""
+"""Ground truth and predictions of a run in COCO's format."""
 
 import json
 import os
@@ -16,18 +16,18 @@ from panet.evaluation.coco_evaluation import COCOEvaluator
 from panet.utils.errors import UserError
 
 PREDICTIONS = Path("inference", "coco_instances_results.json")
-"""Where detectron2's evaluator leaves the predictions in the folder of a run."""
+"""Path of the predictions of detectron2's evaluator within the directory of a run."""
 
 
 @dataclass(frozen=True)
 class Detections:
-    """Objects and predictions, with images and objects numbered from 1 on.
+    """Ground truth and predictions, with image and annotation ids that count from 1.
 
     Attributes:
-        dataset: its registered name.
-        content: its images, objects and categories in COCO's format. "file_name" is the whole path.
-        predictions: in the format of COCO's results.
-        has_masks: whether both sides have them.
+        dataset: registered name of the dataset.
+        content: images, annotations and categories in COCO's format. "file_name" is the full path.
+        predictions: predictions in COCO's result format.
+        has_masks: whether all annotations and predictions have masks.
     """
 
     dataset: str
@@ -37,27 +37,27 @@ class Detections:
 
     @property
     def categories(self) -> dict[int, str]:
-        """The names of the classes by their number in the dataset, in the order of these."""
-        by_id = {category["id"]: category["name"] for category in self.content["categories"]}
-        return dict(sorted(by_id.items()))
+        """Class names by category id, in ascending order of the ids."""
+        return dict(sorted((item["id"], item["name"]) for item in self.content["categories"]))
 
 
 def read_detections(folder: Path, cfg: CfgNode) -> Detections:
-    """Read what a run predicts for its test data.
+    """Read the predictions of a run for its test data.
 
     Args:
-        folder: of the run.
-        cfg: keys ``DATASETS.TEST``, of which the predictions belong to the last, and ``MODEL``.
+        folder: directory of the run.
+        cfg: configuration with the keys ``MODEL`` and ``DATASETS.TEST``, whose last dataset the
+            predictions belong to.
 
     Raises:
-        UserError: if the run has no predictions in COCO's format, if its test data is not there
-            or has no annotations, or if the two do not belong together.
+        UserError: if the run has no predictions in COCO's format, if its test data does not exist
+            or has no annotations, or if the predictions are for another dataset.
     """
     file = folder / PREDICTIONS
     if not file.is_file():
         raise UserError(
             f"The run has no {PREDICTIONS}; evaluate it with train_net.py --eval-only, which "
-            "leaves one for every dataset with COCO's metrics."
+            "writes this file for datasets with COCO's metrics."
         )
     if not cfg.DATASETS.TEST:
         raise UserError("DATASETS.TEST is empty; name the dataset that was evaluated.")
@@ -67,30 +67,32 @@ def read_detections(folder: Path, cfg: CfgNode) -> Detections:
         predictions = json.loads(file.read_text())
     except ValueError as error:
         raise UserError(f"{file} is not JSON ({error}); evaluate the run again.") from error
-    return _number(dataset, content, predictions)
+    return _renumber(dataset, content, predictions)
 
 
 def _read_ground_truth(cfg: CfgNode, dataset: str) -> dict[str, Any]:
     check_datasets(cfg, (dataset,))
-    DatasetCatalog.get(dataset)  # which draws the embedded one
+    DatasetCatalog.get(dataset)  # generates the synthetic dataset
     evaluator = build_evaluator(cfg, dataset)
     if not isinstance(evaluator, COCOEvaluator):
-        raise UserError(f"The dataset {dataset} is not evaluated with COCO's metrics.")
+        raise UserError(
+            f"The dataset {dataset} is not evaluated with COCO's metrics, which the report needs."
+        )
     content: dict[str, Any] = json.loads(Path(evaluator.json_file).read_text())
     if "annotations" not in content:
         raise UserError(f"The dataset {dataset} has no annotations to compare with.")
     return content
 
 
-def _number(
+def _renumber(
     dataset: str, content: Mapping[str, Any], predictions: list[dict[str, Any]]
 ) -> Detections:
-    # COCO's evaluation takes neither images named by text nor an object with the number 0.
+    # COCO's evaluation supports neither string image ids nor annotation id 0.
     numbers = {image["id"]: i for i, image in enumerate(content["images"], 1)}
-    strangers = [item["image_id"] for item in predictions if item["image_id"] not in numbers]
-    if strangers:
+    unknown = [item["image_id"] for item in predictions if item["image_id"] not in numbers]
+    if unknown:
         raise UserError(
-            f"{PREDICTIONS} has the image {strangers[0]!r}, which the dataset {dataset} has not; "
+            f"{PREDICTIONS} has the image {unknown[0]!r}, which is not in the dataset {dataset}; "
             "set DATASETS.TEST to the dataset that was evaluated last."
         )
     root = MetadataCatalog.get(dataset).get("image_root", "")

@@ -1,4 +1,4 @@
-"""Mistakes, drawn on their images."""
+"""Visualizations of mistakes."""
 
 import base64
 import io
@@ -22,28 +22,29 @@ from panet.utils.errors import UserError
 from .confusion import Mistake
 from .detections import Detections
 
-Items = list[dict[str, Any]]
+Item = dict[str, Any]
+"""An annotation or prediction in COCO's format."""
 
 CONTEXT = 2.5
-"""Side of the part of an image that is shown, in longest sides of the box."""
+"""Side of the shown crop, relative to the longer side of the box."""
 MIN_PART = 0.5
-"""The least of it, in longest sides of the image."""
+"""Minimum side of the crop, relative to the longer side of the image."""
 SIZE = 360
-"""Side of the ground truth's and of the predictions' picture, in pixels."""
+"""Side of the crop in the visualization, in pixels."""
 MIN_OVERLAP = 0.1
-"""Intersection over union with the box, from which on objects and predictions are drawn."""
+"""Minimum intersection over union with the box for other objects and predictions to be drawn."""
 FRAME_COLOR = (255, 0, 220)
 FRAME_MARGIN = 5
-"""Between the box and its frame, in pixels of the picture."""
+"""Distance between the box and its frame, in pixels of the visualization."""
 
 
 @dataclass(frozen=True)
 class Example:
-    """A picture for a page and the words that go with it.
+    """A captioned visualization.
 
     Attributes:
-        picture: a data URI; left the ground truth, right the predictions.
-        caption: what is wrong.
+        picture: data URI; ground truth on the left, predictions on the right.
+        caption: description of the mistake.
     """
 
     picture: str
@@ -53,12 +54,12 @@ class Example:
 def draw_examples(
     mistakes: Sequence[Mistake], detections: Detections, min_score: float
 ) -> list[Example]:
-    """Draw mistakes, each in a frame and with what is around it.
+    """Draw mistakes in a frame, with their surroundings.
 
     Args:
-        mistakes: of the comparison of these detections.
-        detections: of a run.
-        min_score: predictions with lower scores are not drawn.
+        mistakes: mistakes in ``detections``.
+        detections: ground truth and predictions of a run.
+        min_score: minimum score of the predictions to draw.
 
     Raises:
         UserError: if an image cannot be read.
@@ -74,12 +75,12 @@ def draw_examples(
         objects = _overlapping(shown, detections.content["annotations"])
         picture = _draw(image, mistake, objects, _overlapping(shown, confident), names)
         caption = f"{_caption(mistake, objects, names)} ({Path(image['file_name']).name})"
-        examples.append(Example(_as_uri(picture), caption))
+        examples.append(Example(_data_uri(picture), caption))
     return examples
 
 
-def _overlapping(shown: dict[str, Any], items: Iterable[dict[str, Any]]) -> Items:
-    """Those on the same image whose boxes overlap, the one that does most first."""
+def _overlapping(shown: Item, items: Iterable[Item]) -> list[Item]:
+    """Select the items of the same image whose boxes overlap, by descending overlap."""
     near = [
         (overlap, item)
         for item in items
@@ -88,26 +89,23 @@ def _overlapping(shown: dict[str, Any], items: Iterable[dict[str, Any]]) -> Item
     return [item for _, item in sorted(near, key=lambda pair: -pair[0])]
 
 
-def _iou(one: dict[str, Any], other: dict[str, Any]) -> float:
+def _iou(a: Item, b: Item) -> float:
     """Intersection over union of two boxes."""
-    boxes = (np.array([item["bbox"]], np.float64) for item in (one, other))
-    return float(rle.iou(*boxes, [0])[0, 0])
+    return float(rle.iou([a["bbox"]], [b["bbox"]], [0])[0, 0])
 
 
 def _draw(
     image: dict[str, Any],
     mistake: Mistake,
-    objects: Items,
-    predictions: Items,
+    objects: Sequence[Item],
+    predictions: Sequence[Item],
     names: dict[int, str],
 ) -> npt.NDArray[np.uint8]:
-    """Both sides of the part of an image around a mistake, in RGB."""
+    """Draw ground truth and predictions side by side in a crop around a mistake, in RGB."""
     sides = (mistake.object or mistake.prediction, mistake.prediction or mistake.object)
-    boxes = [side["bbox"] for side in sides if side is not None]  # x, y, width, height
-    box = boxes[0]
-    height, width = image["height"], image["width"]
-    part = max(CONTEXT * max(box[2:]), MIN_PART * max(height, width))
-    scale = SIZE / min(part, max(height, width))
+    boxes = [np.asarray(side["bbox"]) for side in sides if side is not None]  # x, y, width, height
+    longest = max(image["height"], image["width"])
+    scale = SIZE / min(max(CONTEXT * boxes[0][2:].max(), MIN_PART * longest), longest)
     try:
         picture = draw_comparison(
             _as_record(image, objects, list(names)),
@@ -118,87 +116,73 @@ def _draw(
         )
     except OSError as error:
         raise UserError(f"The image {image['file_name']} cannot be read: {error}") from error
-    halves = []
-    for half, own_box in zip(np.split(picture, 2, axis=1), boxes):
-        framed = _frame(half, own_box, scale)
-        left, top = (
-            round(min(max(scale * (start + side / 2) - SIZE / 2, 0), max(length - SIZE, 0)))
-            for start, side, length in (
-                (box[0], box[2], half.shape[1]),
-                (box[1], box[3], half.shape[0]),
-            )
-        )
-        halves.append(framed[top : top + SIZE, left : left + SIZE])
-    gap = np.full((len(halves[0]), 6, 3), 255, np.uint8)
-    return np.concatenate([halves[0], gap, halves[1]], axis=1)
+    halves = [np.ascontiguousarray(half) for half in np.split(picture, 2, axis=1)]
+    height, width = halves[0].shape[:2]
+    corner = scale * (boxes[0][:2] + boxes[0][2:] / 2) - SIZE / 2
+    limit = np.maximum((width - SIZE, height - SIZE), 0)
+    left, top = np.rint(corner.clip(0, limit)).astype(int)
+    for half, box in zip(halves, boxes):
+        start = np.rint(scale * box[:2] - FRAME_MARGIN).astype(int).tolist()
+        end = np.rint(scale * (box[:2] + box[2:]) + FRAME_MARGIN).astype(int).tolist()
+        cv2.rectangle(half, start, end, (255, 255, 255), 5)
+        cv2.rectangle(half, start, end, FRAME_COLOR, 2)
+    crops = [half[top : top + SIZE, left : left + SIZE] for half in halves]
+    gap = np.full((len(crops[0]), 6, 3), 255, np.uint8)
+    return np.concatenate([crops[0], gap, crops[1]], axis=1)
 
 
-def _frame(picture: npt.NDArray[np.uint8], box: list[float], scale: float) -> npt.NDArray[np.uint8]:
-    x, y, width, height = (scale * length for length in box)
-    x0, y0 = round(x - FRAME_MARGIN), round(y - FRAME_MARGIN)
-    x1, y1 = round(x + width + FRAME_MARGIN), round(y + height + FRAME_MARGIN)
-    framed = np.ascontiguousarray(picture)
-    cv2.rectangle(framed, (x0, y0), (x1, y1), (255, 255, 255), 5)
-    cv2.rectangle(framed, (x0, y0), (x1, y1), FRAME_COLOR, 2)
-    return framed
-
-
-def _as_record(image: dict[str, Any], objects: Items, categories: list[int]) -> dict[str, Any]:
-    """The image in detectron2's dataset format."""
-    annotations = []
-    for item in objects:
-        annotation = {
+def _as_record(
+    image: dict[str, Any], objects: Sequence[Item], categories: list[int]
+) -> dict[str, Any]:
+    """Convert to detectron2's dataset format."""
+    # The visualizer needs masks for all objects or for none.
+    with_masks = all(item.get("segmentation") for item in objects)
+    annotations = [
+        {
             "bbox": item["bbox"],
             "bbox_mode": BoxMode.XYWH_ABS,
             "category_id": categories.index(item["category_id"]),
             "iscrowd": item.get("iscrowd", 0),
+            **({"segmentation": item["segmentation"]} if with_masks else {}),
         }
-        if item.get("segmentation"):
-            annotation["segmentation"] = item["segmentation"]
-        annotations.append(annotation)
-    # The drawing takes the masks of all objects or of none.
-    if not all("segmentation" in annotation for annotation in annotations):
-        for annotation in annotations:
-            annotation.pop("segmentation", None)
+        for item in objects
+    ]
     return {"file_name": image["file_name"], "annotations": annotations}
 
 
-def _as_instances(image: dict[str, Any], predictions: Items, categories: list[int]) -> Instances:
-    """Predictions as a model outputs them."""
-    size = (image["height"], image["width"])
+def _as_instances(
+    image: dict[str, Any], predictions: Sequence[Item], categories: list[int]
+) -> Instances:
+    """Convert predictions to the output format of models."""
     boxes = torch.tensor([item["bbox"] for item in predictions]).reshape(-1, 4)
-    boxes[:, 2:] += boxes[:, :2]
+    classes = [categories.index(item["category_id"]) for item in predictions]
     instances = Instances(
-        size,
-        pred_boxes=Boxes(boxes),
+        (image["height"], image["width"]),
+        pred_boxes=Boxes(BoxMode.convert(boxes, BoxMode.XYWH_ABS, BoxMode.XYXY_ABS)),
         scores=torch.tensor([item["score"] for item in predictions]),
-        pred_classes=torch.tensor(
-            [categories.index(item["category_id"]) for item in predictions], dtype=torch.int64
-        ),
+        pred_classes=torch.tensor(classes, dtype=torch.int64),
     )
-    if all("segmentation" in item for item in predictions):
-        masks = [rle.decode(item["segmentation"]) for item in predictions]
-        stacked = np.stack(masks) if masks else np.zeros((0, *size), np.uint8)
-        instances.pred_masks = torch.from_numpy(stacked).bool()
+    if predictions and all("segmentation" in item for item in predictions):
+        masks = rle.decode([item["segmentation"] for item in predictions])  # (H, W, N)
+        instances.pred_masks = torch.from_numpy(masks).permute(2, 0, 1).bool()
     return instances
 
 
-def _caption(mistake: Mistake, objects: Items, names: dict[int, str]) -> str:
-    there, predicted = mistake
-    if there is not None:
-        was = f"{names[there['category_id']]} of {there['area']:,.0f} pixels"
-        if predicted is None:
-            return f"{was}, without a prediction"
-        return f"{was}, taken for {names[predicted['category_id']]}, score {predicted['score']:.2f}"
-    assert predicted is not None
-    what = f"{names[predicted['category_id']]}, score {predicted['score']:.2f}"
-    if not objects:
-        return f"{what}, where no object is"
-    name, overlap = names[objects[0]["category_id"]], _iou(predicted, objects[0])
-    return f"{what}; overlaps {name} most, IoU {overlap:.2f}"
+def _caption(mistake: Mistake, objects: Sequence[Item], names: dict[int, str]) -> str:
+    truth, prediction = mistake
+    predicted = ""
+    if prediction is not None:
+        predicted = f"{names[prediction['category_id']]}, score {prediction['score']:.2f}"
+    if truth is not None:
+        outcome = f"predicted as {predicted}" if predicted else "no prediction"
+        return f"{names[truth['category_id']]} of {truth['area']:,.0f} pixels, {outcome}"
+    if prediction is None or not objects:
+        return f"{predicted}, no object"
+    name, overlap = names[objects[0]["category_id"]], _iou(prediction, objects[0])
+    return f"{predicted}, largest overlap with {name}, IoU {overlap:.2f}"
 
 
-def _as_uri(picture: npt.NDArray[np.uint8]) -> str:
+def _data_uri(picture: npt.NDArray[np.uint8]) -> str:
     buffer = io.BytesIO()
     Image.fromarray(picture).save(buffer, "JPEG", quality=85)
     return "data:image/jpeg;base64," + base64.b64encode(buffer.getvalue()).decode()

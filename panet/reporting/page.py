@@ -1,5 +1,6 @@
-"""The page itself: what a run has, put into the template."""
+"""Rendering of the report page."""
 
+from collections import Counter
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -21,12 +22,12 @@ TASKS = {"bbox": "box", "segm": "mask"}
 
 @dataclass
 class Chart:
-    """A picture, or the sentence that stands in its place.
+    """A chart, or a note in its place.
 
     Attributes:
-        title: above it.
-        picture: a data URI.
-        note: below it, or in its place.
+        title: heading.
+        picture: chart as a data URI.
+        note: text below the chart or in its place.
     """
 
     title: str
@@ -36,16 +37,16 @@ class Chart:
 
 @dataclass
 class Evaluation:
-    """What the predictions of a run tell.
+    """Accuracy and mistakes of a run's predictions.
 
     Attributes:
-        note: why there is nothing, if so.
-        dataset: the name of the test data and how large it is.
-        metrics: a row for each task: its name, and its metrics.
-        classes: a row for each class: its name, its number of objects, and its AP for each task.
-        curves: one for each task.
-        matrix: the confusion matrix.
-        mistakes: headings, sentences below these, and examples.
+        note: reason why there is no evaluation, else "".
+        dataset: name and size of the test data.
+        metrics: a row for each task: its name and its metrics.
+        classes: a row for each class: its name, number of objects, and AP for each task.
+        curves: precision-recall chart of each task.
+        matrix: confusion matrix.
+        mistakes: heading, note and examples of each kind of mistake.
     """
 
     note: str = ""
@@ -60,19 +61,19 @@ class Evaluation:
 def write_report(
     run: Run, output: Path, num_examples: int = 6, min_score: float = 0.5, min_iou: float = 0.5
 ) -> None:
-    """Write one HTML page that needs no other file and no network.
+    """Write the report as one self-contained HTML page.
 
-    What the run lacks is left out, with a sentence that says so.
+    Parts whose files the run lacks are replaced by a note.
 
     Args:
-        run: what to report on.
-        output: the page's path; its folder is made if need be.
-        num_examples: how many misses and how many false alarms to draw.
-        min_score: of the predictions in the confusion matrix, from 0 to 1.
-        min_iou: of boxes that belong together there, above 0 and up to 1.
+        run: run to report on.
+        output: path of the page; its directory is created if necessary.
+        num_examples: number of misses and number of false alarms to draw.
+        min_score: minimum score of predictions in the confusion matrix, from 0 to 1.
+        min_iou: minimum IoU of matching boxes in the confusion matrix, above 0 and at most 1.
 
     Raises:
-        UserError: if one of the numbers is out of its range.
+        UserError: if one of the numbers is out of range.
     """
     if num_examples < 0:
         raise UserError(f"The number of examples is {num_examples}; it must be 0 or more.")
@@ -101,7 +102,7 @@ def write_report(
 
 
 def training_charts(metrics: Metrics) -> list[Chart]:
-    """What metrics.json tells of the training."""
+    """Draw the charts of metrics.json."""
     if not metrics:
         return [Chart("Losses", note="The run has no metrics.json, so there are no curves.")]
     losses = Chart("Losses", charts.draw_losses(metrics))
@@ -115,13 +116,13 @@ def training_charts(metrics: Metrics) -> list[Chart]:
     if len(iterations) > 1:
         ap.picture = charts.draw_ap_over_time(metrics)
     else:
-        found = f"one AP, at iteration {iterations[0]:,}" if iterations else "no AP"
-        ap.note = f"metrics.json has {found}; TEST.EVAL_PERIOD evaluates during the training."
+        count = f"one AP, at iteration {iterations[0]:,}" if iterations else "no AP"
+        ap.note = f"metrics.json has {count}; set TEST.EVAL_PERIOD to evaluate during training."
     return [losses, rate, ap]
 
 
 def evaluate(run: Run, num_examples: int, min_score: float, min_iou: float) -> Evaluation:
-    """What the predictions of a run tell, see :func:`write_report`."""
+    """Evaluate the predictions of a run; see :func:`write_report` for the arguments."""
     try:
         detections = read_detections(run.folder, run.cfg)
     except UserError as error:
@@ -145,41 +146,40 @@ def evaluate(run: Run, num_examples: int, min_score: float, min_iou: float) -> E
         matrix=Chart(
             "Confusion matrix",
             charts.draw_confusion(confusion),
-            f"Predictions with a score of at least {min_score:g}, matched with objects by boxes "
-            f"with an IoU of at least {min_iou:g}, whatever their classes. The last row is "
-            "predictions where no object is, or none that is left; the last column is objects "
-            "without a prediction.",
+            f"Predictions with a score of at least {min_score:g}, matched with objects whose boxes "
+            f"have an IoU of at least {min_iou:g}, regardless of class. The last row counts "
+            "predictions without an unmatched object, the last column objects without a "
+            "prediction.",
         ),
         mistakes=_mistakes(detections, confusion, num_examples, min_score),
     )
 
 
 def _class_rows(detections: Detections, accuracy: dict[str, Accuracy]) -> list[list[str]]:
-    rows = []
-    for i, (category, name) in enumerate(detections.categories.items()):
-        objects = sum(item["category_id"] == category for item in detections.content["annotations"])
-        rows.append(
-            [name, f"{objects:,}", *(_number(task.class_ap[i]) for task in accuracy.values())]
-        )
-    return rows
+    counts = Counter(item["category_id"] for item in detections.content["annotations"])
+    return [
+        [name, f"{counts[category]:,}", *(_number(task.class_ap[i]) for task in accuracy.values())]
+        for i, (category, name) in enumerate(detections.categories.items())
+    ]
 
 
 def _mistakes(
     detections: Detections, confusion: Confusion, number: int, min_score: float
 ) -> list[tuple[str, str, list[Example]]]:
+    if number == 0:
+        return []
     sections = []
-    if number > 0:
-        for title, mistakes in (
-            ("Largest misses", confusion.misses),
-            ("Most confident false alarms", confusion.false_alarms),
-        ):
-            examples: list[Example] = []
-            note = f"{min(number, len(mistakes)):,} of {len(mistakes):,}, framed."
-            try:
-                examples = draw_examples(mistakes[:number], detections, min_score)
-            except UserError as error:
-                note = str(error)
-            sections.append((title, note, examples))
+    for title, mistakes in (
+        ("Largest misses", confusion.misses),
+        ("Most confident false alarms", confusion.false_alarms),
+    ):
+        examples: list[Example] = []
+        note = f"{min(number, len(mistakes)):,} of {len(mistakes):,}, framed."
+        try:
+            examples = draw_examples(mistakes[:number], detections, min_score)
+        except UserError as error:
+            note = str(error)
+        sections.append((title, note, examples))
     return sections
 
 

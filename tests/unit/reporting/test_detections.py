@@ -60,7 +60,9 @@ def test_what_is_missing_is_named(tiny_cfg: CfgNode, tmp_path: Path) -> None:
     predictions = predict(ground_truth(tiny_cfg))
     predictions[3]["image_id"] = 77
     write_predictions(folder, predictions)
-    with pytest.raises(UserError, match="has the image 77, which the dataset tiny_shapes has not"):
+    with pytest.raises(
+        UserError, match="has the image 77, which is not in the dataset tiny_shapes"
+    ):
         read_detections(folder, tiny_cfg)
     predictions_file = folder / "inference" / "coco_instances_results.json"
     predictions_file.write_text("[{")
@@ -119,4 +121,4 @@ def test_data_of_ones_own_some_classes_and_every_kind_of_mask(tmp_path: Path) ->
     assert confusion.counts.tolist() == [[3, 1, 0], [0, 4, 0], [0, 0, 0]]
     assert measure(detections, "segm").class_ap[0] == pytest.approx(75, abs=1)
     (example,) = draw_examples(confusion.misses, detections, 0.5)
-    assert example.caption == "cat of 144 pixels, taken for owl, score 0.90 (0.png)"
+    assert example.caption == "cat of 144 pixels, predicted as owl, score 0.90 (0.png)"

@@ -118,7 +118,7 @@ def test_examples_show_a_frame_on_both_sides(tiny_cfg: CfgNode) -> None:
         folder, [{key: other[key] for key in KEYS} | {"score": 0.9} for other in others]
     )
     page = report(folder, num_examples=3)
-    (caption,) = [name for name in page.pictures if "without a prediction" in name]
+    (caption,) = [name for name in page.pictures if "no prediction" in name]
     assert f"of {item['area']:,} pixels" in caption
     assert "1 of 1, framed." in page.text
     assert "0 of 0, framed." in page.text

@@ -1,4 +1,4 @@
-"""Datasets, and the order in which training reads them."""
+"""Datasets, data loaders and samplers."""
 
 from . import builtin
 

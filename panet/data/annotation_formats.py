@@ -1,7 +1,7 @@
-"""Other formats of annotations to COCO's, read by the package supervision.
+"""Conversion of Labelme, Pascal VOC and YOLO annotations to COCO, based on the package supervision.
 
-It fills polygons as the programs that draw them do, border pixels included. Masks are written as
-RLE, which keeps every pixel of them; polygons around the filled ones would lose some.
+The package fills polygons including their border pixels, as annotation tools draw them. Masks are
+written as RLE, because polygons traced around the filled ones would lose pixels.
 """
 
 import json
@@ -15,21 +15,22 @@ from typing import Any, NamedTuple
 import numpy as np
 import numpy.typing as npt
 from PIL import Image, ImageOps
-from pycocotools import mask as rle
 
 from panet.utils.errors import UserError
 
+from .coco_file import describe_mask
+
 _EXTENSIONS = {".bmp", ".jpeg", ".jpg", ".png", ".tif", ".tiff", ".webp"}
-"""Of the images that the package reads."""
+"""Image formats that the package reads."""
 
 
 class Item(NamedTuple):
     """An image to convert.
 
     Attributes:
-        image: its path.
-        file_name: how the result shall name it.
-        annotation: the path of its file of annotations; None if it has none.
+        image: path of the image.
+        file_name: of the image in the result.
+        annotation: path of its annotation file; None if it has none.
     """
 
     image: Path
@@ -38,37 +39,35 @@ class Item(NamedTuple):
 
 
 class Converted(NamedTuple):
-    """An image with its N objects.
+    """A converted image.
 
     Attributes:
         file_name: as in :class:`Item`.
-        size: width and height in pixels, turned as its EXIF orientation says.
-        classes: the name of the class of each object.
-        boxes: (N, 4), x0, y0, x1, y1 in pixels.
-        masks: of each object as RLE; None for those that have a box alone.
-        remarks: what the package says that it left out.
+        size: width and height in pixels, after its EXIF orientation is applied.
+        classes: class name of each object.
+        annotations: of each object, "bbox", "area" and, if it has a mask, "segmentation" as RLE.
+        remarks: warnings of the package about objects that it skipped.
     """
 
     file_name: str
     size: tuple[int, int]
     classes: list[str]
-    boxes: npt.NDArray[np.float64]
-    masks: list[dict[str, Any] | None]
+    annotations: list[dict[str, Any]]
     remarks: list[str]
 
 
 @contextmanager
 def _named_errors(path: Path) -> Iterator[None]:
-    """Turn the errors of reading a file into an ``UserError`` that names it."""
+    """Convert errors of reading a file to a ``UserError`` that names it."""
     try:
         yield
     except UserError:
         raise
     except ModuleNotFoundError as error:
         raise UserError(
-            f"Other formats are read with the package {error.name}; run pip install {error.name}."
+            f"Reading this format requires the package {error.name}; run pip install {error.name}."
         ) from error
-    # SyntaxError is that of a file that is not XML.
+    # SyntaxError is raised for invalid XML.
     except (ValueError, LookupError, TypeError, AttributeError, OSError, SyntaxError) as error:
         reason = " ".join(str(error).split())
         reason = f"it has no {reason}" if isinstance(error, KeyError) else reason
@@ -76,12 +75,13 @@ def _named_errors(path: Path) -> Iterator[None]:
 
 
 def find_labelme(annotations: Path, images: Path | None = None) -> list[Item]:
-    """The images of Labelme's JSON files in a folder and its sub-folders.
+    """Find Labelme's JSON files in a folder and its subfolders, and their images.
 
     Args:
         annotations: the folder.
-        images: the folder of the images, with the same sub-folders, which the file names are
-            relative to; None if they are where the files say, relative to ``annotations`` then.
+        images: folder of the images, with the same subfolders; file names are relative to it. None
+            if the images are where the JSON files say; file names are relative to ``annotations``
+            then.
 
     Raises:
         UserError: if a file cannot be read.
@@ -101,48 +101,48 @@ def find_labelme(annotations: Path, images: Path | None = None) -> list[Item]:
 
 
 def find_by_stem(annotations: Path, images: Path, extension: str) -> list[Item]:
-    """The images in a folder and its sub-folders, with the files of annotations of the same name.
+    """Find the images in a folder and its subfolders, and the annotation files of the same name.
 
     Args:
-        annotations: the folder of these, with the same sub-folders.
-        images: the folder.
-        extension: of the files of annotations, e.g. ".xml".
+        annotations: folder of the annotation files, with the same subfolders.
+        images: folder of the images.
+        extension: of the annotation files, e.g. ".xml".
     """
     items = []
     for image in sorted(images.rglob("*")):
         if image.suffix.lower() in _EXTENSIONS:
             inner = image.relative_to(images)
             annotation = annotations / inner.with_suffix(extension)
-            found = annotation if annotation.is_file() else None
-            items.append(Item(image, inner.as_posix(), found))
+            existing = annotation if annotation.is_file() else None
+            items.append(Item(image, inner.as_posix(), existing))
     return items
 
 
 def find_class_file(annotations: Path) -> Path:
-    """The data.yaml of YOLO's labels: in their folder or in one of the three above it.
+    """Find YOLO's data.yaml in the folder of the labels or in one of its three parents.
 
     Raises:
-        UserError: if there is none.
+        UserError: if it does not exist.
     """
     for folder in (annotations, *annotations.resolve().parents[:3]):
         if (folder / "data.yaml").is_file():
             return folder / "data.yaml"
     raise UserError(
-        f"There is no data.yaml in {annotations} or above it, which names YOLO's classes; give it "
-        "with --class-file."
+        f"There is no data.yaml with YOLO's class names in {annotations} or its parents; set "
+        "--class-file."
     )
 
 
 def convert_item(
     source: str, item: Item, box_masks: bool = False, class_file: Path | None = None
 ) -> Converted:
-    """Read an image's annotations.
+    """Convert the annotations of an image.
 
     Args:
         source: "labelme", "voc" or "yolo".
-        item: what to read.
-        box_masks: whether objects that have a box alone get a mask, which fills the box.
-        class_file: YOLO's file of class names.
+        item: the image.
+        box_masks: whether objects with only a box get a mask that fills the box.
+        class_file: YOLO's data.yaml.
 
     Raises:
         UserError: if a file is missing or cannot be read, or the package is not installed.
@@ -150,7 +150,7 @@ def convert_item(
     with _named_errors(item.image), Image.open(item.image) as image:
         size = ImageOps.exif_transpose(image).size
     if item.annotation is None:
-        return Converted(item.file_name, size, [], np.empty((0, 4)), [], [])
+        return Converted(item.file_name, size, [], [], [])
     with _named_errors(item.annotation), TemporaryDirectory() as folder:
         with warnings.catch_warnings(record=True) as caught:
             warnings.simplefilter("always")
@@ -164,22 +164,24 @@ def convert_item(
                 f"{size[0]} x {size[1]}"
             )
     remarks = [str(each.message) for each in caught if each.category is UserWarning]
-    boxes = detections.xyxy.astype(np.float64)
-    encoded = [None if masks is None else _encode(masks[place]) for place in range(len(boxes))]
-    return Converted(item.file_name, size, classes, boxes, encoded, remarks)
+    annotations = [
+        _describe(box, None if masks is None else masks[index])
+        for index, box in enumerate(detections.xyxy.astype(np.float64))
+    ]
+    return Converted(item.file_name, size, classes, annotations, remarks)
 
 
-def _encode(mask: npt.NDArray[np.bool_]) -> dict[str, Any] | None:
-    # In an image with polygons, the mask of an object that has none is empty.
-    if not mask.any():
-        return None
-    encoded = rle.encode(np.asfortranarray(mask, dtype=np.uint8))
-    return {"size": encoded["size"], "counts": encoded["counts"].decode()}
+def _describe(box: npt.NDArray[np.float64], mask: npt.NDArray[np.bool_] | None) -> dict[str, Any]:
+    # If other objects of the image have polygons, the mask of one without is empty.
+    if mask is None or not mask.any():
+        x0, y0, x1, y1 = box.tolist()
+        return {"bbox": [x0, y0, x1 - x0, y1 - y0], "area": (x1 - x0) * (y1 - y0)}
+    return describe_mask(mask)
 
 
 def _read(source: str, item: Item, folder: Path, box_masks: bool, class_file: Path | None) -> Any:
-    """The package's dataset of one image; of many it would hold all masks in memory at once."""
-    from supervision import DetectionDataset  # not among the requirements
+    """Read one image with the package, which would hold the masks of several in memory at once."""
+    from supervision import DetectionDataset  # an optional dependency
 
     assert item.annotation is not None
     image = folder / "images" / item.image.name
@@ -200,7 +202,7 @@ def _read(source: str, item: Item, folder: Path, box_masks: bool, class_file: Pa
 
 
 def yolo_classes(class_file: Path) -> list[str]:
-    """The names of a data.yaml in the order of their numbers.
+    """Read the class names of a data.yaml, ordered by index.
 
     Raises:
         UserError: if it cannot be read.
@@ -213,11 +215,11 @@ def yolo_classes(class_file: Path) -> list[str]:
 
 
 def to_coco(converted: Iterable[Converted], classes: Sequence[str] = ()) -> dict[str, Any]:
-    """The content of a COCO JSON file.
+    """Build the content of a COCO JSON file.
 
     Args:
         converted: the images.
-        classes: all names in order; by default those that occur, sorted.
+        classes: all class names in order; by default those that occur, sorted.
     """
     images: list[dict[str, Any]] = []
     annotations: list[dict[str, Any]] = []
@@ -226,20 +228,12 @@ def to_coco(converted: Iterable[Converted], classes: Sequence[str] = ()) -> dict
         width, height = image.size
         record = {"id": image_id, "file_name": image.file_name, "width": width, "height": height}
         images.append(record)
-        for name, box, mask in zip(image.classes, image.boxes, image.masks):
-            annotation = {"id": len(annotations) + 1, "image_id": image_id, "iscrowd": 0}
-            annotations.append(annotation | _shape(box, mask))
-            names.append(name)
+        names += image.classes
+        for annotation in image.annotations:
+            common = {"id": len(annotations) + 1, "image_id": image_id, "iscrowd": 0}
+            annotations.append(common | annotation)
     ids = {name: number for number, name in enumerate(classes or sorted(set(names)), 1)}
     for annotation, name in zip(annotations, names):
         annotation["category_id"] = ids[name]
     categories = [{"id": number, "name": name} for name, number in ids.items()]
     return {"images": images, "annotations": annotations, "categories": categories}
-
-
-def _shape(box: npt.NDArray[np.float64], mask: dict[str, Any] | None) -> dict[str, Any]:
-    """An annotation's mask, if it has one, and the box and the area of it."""
-    if mask is None:
-        x0, y0, x1, y1 = box.tolist()
-        return {"bbox": [x0, y0, x1 - x0, y1 - y0], "area": (x1 - x0) * (y1 - y0)}
-    return {"segmentation": mask, "bbox": rle.toBbox(mask).tolist(), "area": int(rle.area(mask))}

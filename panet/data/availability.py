@@ -1,4 +1,4 @@
-"""Whether the data that a configuration names is there, and fits the model."""
+"""Checks that the datasets of a configuration exist and match the model."""
 
 import logging
 import os
@@ -26,7 +26,7 @@ _PATHS = {
     "panoptic_json": "file of panoptic annotations",
     "sem_seg_root": "folder of semantic annotations",
 }
-"""The keys of detectron2's metadata that hold paths, and what is there."""
+"""Keys of detectron2's metadata that hold paths, and what they point to."""
 
 _SOURCES = {
     "coco_": "cocodataset.org/#download",
@@ -34,74 +34,68 @@ _SOURCES = {
     "lvis_": "lvisdataset.org, its images from cocodataset.org/#download",
     "cityscapes_": "www.cityscapes-dataset.com",
     "mapillary_vistas_": "www.mapillary.com/dataset/vistas",
-    "nuclei_": "bbbc.broadinstitute.org/BBBC038 and write it, with tools/prepare_nuclei.py,",
+    "nuclei_": "bbbc.broadinstitute.org/BBBC038 and convert it, with tools/prepare_nuclei.py,",
     "voc_": "host.robots.ox.ac.uk/pascal/VOC",
     "ade20k_": "sceneparsing.csail.mit.edu",
 }
-"""Where datasets come from, by how their names begin."""
+"""Download sources of datasets by prefixes of their names."""
 
 CLASS_SECTIONS = {
     "GeneralizedRCNN": "ROI_HEADS",
     "PanopticFPN": "ROI_HEADS",
     "RetinaNet": "RETINANET",
 }
-"""Where in MODEL a META_ARCHITECTURE has its NUM_CLASSES."""
+"""The section of MODEL that holds NUM_CLASSES, by META_ARCHITECTURE."""
 
 
 def check_split(cfg: CfgNode, split: str) -> None:
-    """Check the datasets of a split and, if the model reads proposals, the files of these.
+    """Check the datasets of a split and, if the model reads proposals, their proposal files.
 
     Args:
         cfg: keys ``DATASETS`` and ``MODEL``.
         split: "TRAIN" or "TEST".
 
     Raises:
-        UserError: if something is not there or does not fit.
+        UserError: if something is missing or does not match the model.
     """
     check_datasets(cfg, cfg.DATASETS[split])
     check_proposals(cfg, split)
 
 
 def check_datasets(cfg: CfgNode, names: Sequence[str]) -> None:
-    """Check that datasets are registered, that their files are there and their classes the model's.
+    """Check that datasets are registered, that their files exist and their classes match the model.
 
-    Datasets that say nothing of their files in their metadata pass, and of classes, those that
-    learn them only when they are read.
+    Files and classes are checked only if the metadata of a dataset names them.
 
     Args:
         cfg: of the model, see :func:`check_classes`.
         names: of datasets, e.g. ``DATASETS.TRAIN``.
 
     Raises:
-        UserError: if it is not so.
+        UserError: if a check fails.
     """
     check_files(names)
     check_classes(cfg, names)
 
 
 def check_files(names: Sequence[str]) -> None:
-    """Check that datasets are registered and that their files are there.
+    """Check that datasets are registered and that their files exist.
 
     Raises:
-        UserError: if it is not so.
+        UserError: if a check fails.
     """
+    known = list(DatasetCatalog.list())
     for name in names:
-        _check_registered(name)
-        _check_files(name)
+        if name not in known:
+            close = closest(name, known, similarity=0.5)
+            hint = f"; the closest names are {', '.join(map(repr, close))}" if close else ""
+            raise UserError(f"Dataset {name!r} is not registered with detectron2{hint}.")
+        _check_paths(name)
         if name in mapillary.SPLITS:
             mapillary.read_classes(name)
 
 
-def _check_registered(name: str) -> None:
-    known = list(DatasetCatalog.list())
-    if name in known:
-        return
-    close = closest(name, known, similarity=0.5)
-    hint = f"; the closest names are {', '.join(map(repr, close))}" if close else ""
-    raise UserError(f"Dataset {name!r} is not registered with detectron2{hint}.")
-
-
-def _check_files(name: str) -> None:
+def _check_paths(name: str) -> None:
     metadata = MetadataCatalog.get(name)
     if metadata.get("drawn_when_used"):
         return
@@ -111,22 +105,22 @@ def _check_files(name: str) -> None:
             continue
         source = next((url for start, url in _SOURCES.items() if name.startswith(start)), None)
         if source is None:
-            advice = "mend the path that it is registered with"
+            advice = "correct the path in its registration"
         else:
             root = os.getenv("DETECTRON2_DATASETS", "datasets")
             advice = (
-                f"download it from {source} into the folder that the environment variable "
-                f"DETECTRON2_DATASETS names, {root!r} now"
+                f"download it from {source} to the folder that the environment variable "
+                f"DETECTRON2_DATASETS names, currently {root!r}"
             )
         raise UserError(f"Dataset {name!r} has no {what} at {path}; {advice}.")
 
 
 def check_classes(cfg: CfgNode, names: Sequence[str]) -> None:
-    """:func:`compare_classes` for the model of ``cfg``.
+    """Apply :func:`compare_classes` to the model of ``cfg``.
 
     Args:
-        cfg: keys ``MODEL.META_ARCHITECTURE`` and, of the architectures with such a key, the
-            ``NUM_CLASSES``; others pass.
+        cfg: keys ``MODEL.META_ARCHITECTURE`` and, if the architecture has one, its
+            ``NUM_CLASSES``; other architectures are not checked.
         names: of datasets.
     """
     section = CLASS_SECTIONS.get(cfg.MODEL.META_ARCHITECTURE)
@@ -136,17 +130,17 @@ def check_classes(cfg: CfgNode, names: Sequence[str]) -> None:
 
 
 def compare_classes(names: Sequence[str], num_classes: int, key: str) -> None:
-    """Check that the model tells as many classes apart as the datasets have.
+    """Check that the model has as many classes as the datasets.
 
-    If the model has more, only a warning says so.
+    If the model has more classes, a warning is logged.
 
     Args:
-        names: of datasets; those without "thing_classes" in their metadata pass.
+        names: of datasets; those without "thing_classes" in their metadata are not checked.
         num_classes: of the model.
-        key: of the configuration, which says so.
+        key: configuration key of ``num_classes``.
 
     Raises:
-        UserError: if a dataset has more, or if the datasets have different classes.
+        UserError: if a dataset has more classes, or if the datasets have different classes.
     """
     known: dict[str, list[str]] = {}
     for name in names:
@@ -157,12 +151,14 @@ def compare_classes(names: Sequence[str], num_classes: int, key: str) -> None:
         if len(classes) > num_classes:
             raise UserError(f"{sizes}; make them equal.")
         if len(classes) < num_classes:
-            logger.warning("%s: evaluation fails if the model predicts one of the others.", sizes)
+            logger.warning(
+                "%s; evaluation fails if the model predicts one of the extra classes.", sizes
+            )
         known[name] = list(classes)
     for name, classes in known.items():
         first = next(iter(known))
         if classes != known[first]:
             raise UserError(
-                f"Datasets {first!r} and {name!r} have different classes, or the same ones in "
-                "another order; use datasets with the same list of classes."
+                f"Datasets {first!r} and {name!r} have different classes, or the same classes in a "
+                "different order; use datasets with the same list of classes."
             )

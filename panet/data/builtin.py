@@ -1,4 +1,4 @@
-"""Registration of the datasets that come with this project, and what detectron2's own need."""
+"""Registration of the builtin datasets."""
 
 import os
 from pathlib import Path
@@ -16,7 +16,7 @@ from .nuclei_folds import register_nuclei_folds
 
 
 def register_shapes(root: Path) -> None:
-    """Register "shapes_train" and "shapes_val", to be drawn under ``root`` when first used."""
+    """Register "shapes_train" and "shapes_val", which are drawn to ``root`` on first use."""
     folder = root / f"shapes_v{shapes.VERSION}"
     for split in shapes.SPLITS:
         name = f"shapes_{split.name}"

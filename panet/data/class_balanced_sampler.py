@@ -1,4 +1,4 @@
-"""Sampling the images of every class equally often."""
+"""Class-balanced sampling of training images."""
 
 from collections.abc import Iterator, Mapping, Sequence
 from itertools import islice
@@ -15,21 +15,20 @@ _DRAWS_AT_ONCE = 4096
 
 
 class ClassBalancedTrainingSampler(Sampler[int]):
-    """An endless stream of images: each time a class, all equally likely, then an image of it.
+    """Infinite stream of images: draws a class uniformly, then an image of that class uniformly.
 
-    An image has a class if it has at least one object of it, however many, that is no crowd.
-    Classes that no image has are not drawn, and neither are images without objects. Images are
-    drawn with replacement.
+    An image belongs to a class if it has at least one object of it that is not a crowd. Classes
+    without images and images without objects are never drawn. Images are drawn with replacement.
 
-    The processes of a distributed training draw the same stream and take turns. The stream is the
-    same one at every iteration over the sampler.
+    The processes of a distributed training draw the same stream and take turns. The stream is
+    identical at every iteration over the sampler.
     """
 
     def __init__(self, records: Sequence[Mapping[str, Any]], seed: int | None = None) -> None:
         """
         Args:
             records: images in detectron2's format, with "annotations".
-            seed: the same one on all processes; None for a random one that they agree on.
+            seed: identical on all processes; None for a random one shared by all processes.
 
         Raises:
             UserError: if no image has an object.
@@ -52,15 +51,15 @@ class ClassBalancedTrainingSampler(Sampler[int]):
 
 
 def _images_by_class(records: Sequence[Mapping[str, Any]]) -> list[npt.NDArray[np.int64]]:
-    """The images of every class that any of them has, by their indices."""
-    found: dict[int, list[int]] = {}
+    """Indices of the images of each class, for all classes with images."""
+    images: dict[int, list[int]] = {}
     for index, record in enumerate(records):
         annotations = record["annotations"]
         for category in {a["category_id"] for a in annotations if not a.get("iscrowd", 0)}:
-            found.setdefault(category, []).append(index)
-    if not found:
+            images.setdefault(category, []).append(index)
+    if not images:
         raise UserError(
             "ClassBalancedTrainingSampler draws images by the classes of their objects, but no "
-            "training image has an object; choose DATALOADER.SAMPLER_TRAIN TrainingSampler."
+            "training image has an object; set DATALOADER.SAMPLER_TRAIN to TrainingSampler."
         )
-    return [np.array(found[category]) for category in sorted(found)]
+    return [np.array(images[category]) for category in sorted(images)]

@@ -1,7 +1,6 @@
-"""The training data loader: what iteration k reads depends on the seed and on k alone.
+"""Data loaders. What training reads in iteration k depends only on the seed and on k.
 
-A run that was stopped and resumed therefore sees the images, and the augmentations, that an
-undisturbed run would have seen.
+A resumed run therefore reads the same images with the same augmentations as an uninterrupted one.
 """
 
 import signal
@@ -34,22 +33,22 @@ from .samplers import SAMPLERS, build_sampler
 
 
 class Draw(NamedTuple):
-    """One image to read: its index in the dataset and its position in the training sequence."""
+    """An image to read: its index in the dataset and its position in the training sequence."""
 
     image: int
     position: int
 
 
 def derive_seed(*parts: int) -> int:
-    """A 32-bit seed from several numbers, e.g. a run's seed, a process and an iteration."""
+    """Derive a 32-bit seed from several numbers, e.g. a run's seed, a rank and an iteration."""
     return int(np.random.SeedSequence(parts).generate_state(1)[0])
 
 
 class TrainBatchSampler(Sampler[list[Draw]]):
-    """Endless batches of a sampler's indices, each from a single group of images.
+    """Infinite batches of a sampler's indices, each from a single group of images.
 
-    Equal to :class:`detectron2.data.common.AspectRatioGroupedDataset`, but on indices instead of
-    loaded images, so that batches can be skipped without reading them.
+    Equivalent to :class:`detectron2.data.common.AspectRatioGroupedDataset`, but batches indices
+    instead of loaded images, so that batches can be skipped without reading them.
     """
 
     def __init__(
@@ -61,10 +60,10 @@ class TrainBatchSampler(Sampler[list[Draw]]):
     ) -> None:
         """
         Args:
-            indices: an endless stream of indices, the same one at every iteration over it.
-            batch_size: images in a batch of this process.
-            groups: for each image of the dataset, the group it belongs to; None to mix all.
-            first_batch: how many batches to leave out at the start.
+            indices: an infinite stream of indices, identical at every iteration over it.
+            batch_size: images per batch of this process.
+            groups: group of each image of the dataset; None for a single group.
+            first_batch: number of batches to skip at the start.
         """
         self.indices = indices
         self.batch_size = batch_size
@@ -88,14 +87,14 @@ class TrainBatchSampler(Sampler[list[Draw]]):
 class SeededMapDataset(Dataset[Any]):
     """A mapped dataset whose random augmentation depends only on the seed and the position.
 
-    An :class:`UserError` of the mapper becomes the item, for :class:`TrainLoader` to raise.
+    A :class:`UserError` of the mapper is returned as the item, for :class:`TrainLoader` to raise.
     """
 
     def __init__(self, dataset: MapDataset, seed: int) -> None:
         """
         Args:
-            dataset: takes an index, returns what the model reads.
-            seed: a different one for each process.
+            dataset: maps an index to an input of the model.
+            seed: different for each process.
         """
         self.dataset = dataset
         self.seed = seed
@@ -112,9 +111,9 @@ class SeededMapDataset(Dataset[Any]):
 
 
 class TrainLoader(DataLoader[Any]):
-    """A loader of a :class:`SeededMapDataset`, which raises the errors that this returned.
+    """Data loader for a :class:`SeededMapDataset` that raises the errors returned as items.
 
-    Raised in a worker, an error would get the worker's traceback into its message.
+    If an error were raised in a worker, its message would include the worker's traceback.
     """
 
     def __iter__(self) -> Iterator[Any]:  # type: ignore[override]
@@ -126,7 +125,7 @@ class TrainLoader(DataLoader[Any]):
 
 
 def _start_worker(worker: int) -> None:
-    # Ctrl-C reaches all processes of a terminal. The trainer is to finish its iteration first.
+    # Ctrl-C reaches all processes of a terminal, but the trainer finishes its iteration first.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     worker_init_reset_seed(worker)
 
@@ -163,33 +162,33 @@ def build_train_loader(
     num_workers: int = 0,
     seed: int = -1,
 ) -> DataLoader[Any]:
-    """A training data loader that resumes at any batch.
+    """Build a training data loader that can resume at any batch.
 
     Its ``batch_sampler`` is a :class:`TrainBatchSampler`, whose ``first_batch`` may be set before
     the first iteration.
 
-    Instead of the arguments below it takes a ``CfgNode``, with its keys ``DATASETS``,
-    ``DATALOADER``, ``INPUT``, ``SOLVER.IMS_PER_BATCH`` and ``SEED``, and then, if it shall be
-    another one than :class:`InstanceMapMapper`, a ``mapper``.
+    Instead of the arguments below, it also accepts a ``CfgNode``, with the keys ``DATASETS``,
+    ``DATALOADER``, ``INPUT``, ``SOLVER.IMS_PER_BATCH`` and ``SEED``, and optionally a ``mapper`` to
+    replace :class:`InstanceMapMapper`.
 
     Args:
-        dataset: records of images, e.g. of :func:`panet.data.records.read_records`.
-        mapper: makes of a record what the model reads.
-        sampler: an endless stream of indices of ``dataset``, the same one at every iteration over
+        dataset: records of images, e.g. from :func:`panet.data.records.read_records`.
+        mapper: maps a record to an input of the model.
+        sampler: an infinite stream of indices into ``dataset``, identical at every iteration over
             it; by default detectron2's ``TrainingSampler``.
-        total_batch_size: images in a batch of all processes.
-        aspect_ratio_grouping: whether the images of a batch shall all be wide, or all high.
-        num_workers: processes that read the data; 0 to read in this one.
-        seed: decides the order of the images and their augmentation; at random if negative.
+        total_batch_size: images per batch over all processes.
+        aspect_ratio_grouping: whether each batch has only landscape or only portrait images.
+        num_workers: number of worker processes; 0 to read in the main process.
+        seed: of the order of the images and their augmentation; random if negative.
 
     Returns:
-        An endless iterable over lists of dicts in detectron2's input format, of
-        ``total_batch_size`` divided by the number of processes each.
+        An infinite iterable over lists of dicts in detectron2's input format, each with
+        ``total_batch_size`` divided by the number of processes.
 
     Raises:
-        UserError: if the batch cannot be divided among the processes, or, given a ``CfgNode``,
-            if a dataset or its proposals cannot be read or do not fit the model, or the sampler
-            is not possible, see :func:`panet.data.samplers.build_sampler`.
+        UserError: if the batch cannot be divided among the processes or, given a ``CfgNode``, a
+            dataset or its proposals cannot be read or do not match the model, or the sampler
+            cannot be built, see :func:`panet.data.samplers.build_sampler`.
     """
     batch_size = _images_of_this_process("dataloader.train.total_batch_size", total_batch_size)
     if seed < 0:
@@ -207,7 +206,7 @@ def build_train_loader(
         num_workers=num_workers,
         collate_fn=trivial_batch_collator,
         worker_init_fn=_start_worker,
-        # Or starting the workers would take a random number from the iteration that they start in.
+        # Without it, starting the workers would consume a random number of the first iteration.
         generator=torch.Generator(),
     )
 
@@ -223,15 +222,14 @@ def _images_of_this_process(key: str, total_batch_size: int) -> int:
 
 
 def build_test_loader(cfg: CfgNode, dataset_name: str) -> DataLoader[Any]:
-    """detectron2's loader of a dataset that is tested on, read by :func:`read_records`.
+    """Build detectron2's test loader for a dataset read by :func:`read_records`.
 
     Args:
-        cfg: keys ``INPUT``, ``DATALOADER.NUM_WORKERS`` and, if it has proposals, ``MODEL`` and
-            ``DATASETS``.
-        dataset_name: one of ``DATASETS.TEST``, if the model reads proposals.
+        cfg: keys ``INPUT``, ``DATALOADER.NUM_WORKERS``, ``MODEL`` and ``DATASETS``.
+        dataset_name: a registered dataset; one of ``DATASETS.TEST`` if the model reads proposals.
 
     Returns:
-        Lists of one dict in detectron2's input format each.
+        An iterable over lists of one dict in detectron2's input format.
 
     Raises:
         UserError: if the dataset or its proposals cannot be read.

@@ -1,4 +1,4 @@
-"""Mapillary Vistas as it is downloaded, versions 1.x and 2.0."""
+"""Mapillary Vistas, versions 1.x and 2.0, in its original format."""
 
 import json
 from collections.abc import Iterable
@@ -17,11 +17,11 @@ from panet.utils.errors import UserError
 from .instance_map import NO_OBJECT
 
 SPLITS = {"mapillary_vistas_train": "training", "mapillary_vistas_val": "validation"}
-"""The folder of each dataset."""
+"""The folder of each dataset within the root folder."""
 
 
 class Layout(NamedTuple):
-    """Where the labels of version 1.x are, which have 37 classes of objects."""
+    """Paths of a split with the labels of version 1.x, which have 37 classes of objects."""
 
     config_file: Path
     image_dir: Path
@@ -29,12 +29,12 @@ class Layout(NamedTuple):
 
 
 class Labels(NamedTuple):
-    """What the dataset's config file says.
+    """Labels of the dataset's config file.
 
     Attributes:
-        thing_classes: the names of the classes of objects.
-        thing_colors: the colour of each, RGB.
-        label_classes: for each label of the instance maps, the index of its class, or
+        thing_classes: names of the classes of objects.
+        thing_colors: RGB colour of each class.
+        label_classes: class index for each label of the instance maps, or
             :data:`panet.data.instance_map.NO_OBJECT`.
     """
 
@@ -44,14 +44,14 @@ class Labels(NamedTuple):
 
 
 def find_layout(root: Path, split: str) -> Layout:
-    """Where version 1.x keeps the files of a split, or 2.0, which has the labels of both.
+    """Find the files of a split in version 1.x, or in 2.0, which has the labels of both versions.
 
     Args:
         root: the dataset's folder.
-        split: the name of the folder in it, "training" or "validation".
+        split: folder in it, "training" or "validation".
 
     Raises:
-        UserError: if one of them is not there.
+        UserError: if the config file or a folder is missing.
     """
     folder = root / split
     layout = Layout(root / "config.json", folder / "images", folder / "instances")
@@ -59,20 +59,20 @@ def find_layout(root: Path, split: str) -> Layout:
         layout = Layout(root / "config_v1.2.json", folder / "images", folder / "v1.2" / "instances")
     if not layout.config_file.is_file():
         raise UserError(
-            f"Mapillary Vistas is not complete: {root} has neither config.json, of version 1, nor "
-            "config_v1.2.json, of version 2.0."
+            f"Mapillary Vistas is incomplete: {root} has neither config.json (version 1) nor "
+            "config_v1.2.json (version 2.0)."
         )
     for path in (layout.image_dir, layout.instance_dir):
         if not path.is_dir():
-            raise UserError(f"Mapillary Vistas is not complete: there is no folder {path}.")
+            raise UserError(f"Mapillary Vistas is incomplete: there is no folder {path}.")
     return layout
 
 
 def read_labels(config_file: Path) -> Labels:
-    """The classes of objects, in the order of the config file.
+    """Read the classes of objects, in the order of the config file.
 
     Raises:
-        UserError: if the file does not say it.
+        UserError: if the file is not a valid config file.
     """
     try:
         labels = json.loads(config_file.read_text(encoding="utf-8"))["labels"]
@@ -90,13 +90,13 @@ def read_labels(config_file: Path) -> Labels:
 
 
 def read_classes(name: str) -> None:
-    """Put a dataset's classes and their colours into its metadata, without reading the dataset.
+    """Set a dataset's classes and their colours in its metadata, without reading the dataset.
 
     Args:
-        name: one of :data:`SPLITS`, as :func:`register_vistas` registered it.
+        name: one of :data:`SPLITS`, registered by :func:`register_vistas`.
 
     Raises:
-        UserError: if a folder or the config file is missing or wrong.
+        UserError: if a folder is missing, or the config file is missing or invalid.
     """
     layout = find_layout(Path(MetadataCatalog.get(name).dirname), SPLITS[name])
     _set_classes(name, read_labels(layout.config_file))
@@ -109,30 +109,30 @@ def _set_classes(name: str, labels: Labels) -> None:
 
 
 def load_vistas(name: str, root: Path) -> list[dict[str, Any]]:
-    """The records of a dataset, and its classes for its metadata.
+    """Read the records of a dataset and set its classes in its metadata.
 
-    Of the images only the headers are read, and nothing of the instance maps. Instead of
-    "annotations", a record has "instance_file_name", the path of its instance map, and
-    "label_classes", see :class:`Labels`; :class:`panet.data.mapper.InstanceMapMapper` reads both.
+    Only the headers of the images are read, and no instance maps. Instead of "annotations", a
+    record has "instance_file_name", the path of its instance map, and "label_classes", see
+    :class:`Labels`; :class:`panet.data.mapper.InstanceMapMapper` reads both.
 
     Args:
         name: one of :data:`SPLITS`.
         root: the dataset's folder.
 
     Raises:
-        UserError: if a file is missing or no image.
+        UserError: if a file is missing or is not an image.
     """
     layout = find_layout(root, SPLITS[name])
     labels = read_labels(layout.config_file)
     _set_classes(name, labels)
     images = sorted(layout.image_dir.glob("*.jpg"))
     if not images:
-        raise UserError(f"Mapillary Vistas is not complete: {layout.image_dir} has no *.jpg.")
+        raise UserError(f"Mapillary Vistas is incomplete: {layout.image_dir} has no *.jpg.")
     maps = {path.stem: path for path in layout.instance_dir.glob("*.png")}
     for image in images:
         if image.stem not in maps:
             raise UserError(
-                f"Mapillary Vistas is not complete: {image} has no instance map "
+                f"Mapillary Vistas is incomplete: {image} has no instance map "
                 f"{layout.instance_dir / image.stem}.png."
             )
     return [
@@ -149,7 +149,7 @@ def load_vistas(name: str, root: Path) -> list[dict[str, Any]]:
 
 
 def _sizes(images: list[Path], name: str) -> Iterable[tuple[int, int]]:
-    # None: no bar unless somebody watches.
+    # None shows a progress bar only on a terminal.
     hidden = None if comm.is_main_process() else True
     with ThreadPoolExecutor() as pool:
         sizes = pool.map(_size, images)
@@ -165,7 +165,7 @@ def _size(image: Path) -> tuple[int, int]:
 
 
 def register_vistas(root: Path) -> None:
-    """Register "mapillary_vistas_train" and "mapillary_vistas_val", which are under ``root``."""
+    """Register "mapillary_vistas_train" and "mapillary_vistas_val", stored in ``root``."""
     for name, split in SPLITS.items():
         DatasetCatalog.register(name, partial(load_vistas, name, root))
         MetadataCatalog.get(name).set(

@@ -1,4 +1,4 @@
-"""Masks that share the instance map they come from."""
+"""Masks that share an instance map."""
 
 from typing import Any
 
@@ -9,17 +9,17 @@ from torchvision.ops import roi_align
 
 
 class MappedMasks(BitMasks):
-    """``BitMasks`` of the objects of an instance map, which takes the memory of one mask.
+    """``BitMasks`` of the objects in an instance map, with the memory of a single mask.
 
-    Training repeats an object's mask for each of its proposals: with several hundred of these and
+    Training repeats an object's mask for each of its proposals. With several hundred proposals and
     images of several million pixels, separate masks would take gigabytes.
     """
 
     def __init__(self, ids: Tensor, objects: Tensor) -> None:
         """
         Args:
-            ids: (H, W), int32; which object is seen, 0 for none.
-            objects: (N,), int32, each one's number there, above 0; they may repeat.
+            ids: (H, W), int32; id of the visible object, 0 for none.
+            objects: (N,), int32; id of each object, above 0; may contain duplicates.
         """
         self.ids = ids
         self.objects = objects
@@ -27,7 +27,7 @@ class MappedMasks(BitMasks):
 
     @property
     def tensor(self) -> Tensor:
-        """The separate masks, (N, H, W), bool."""
+        """Separate masks, (N, H, W), bool."""
         return self.ids == self.objects[:, None, None]
 
     @property
@@ -51,7 +51,7 @@ class MappedMasks(BitMasks):
         y, x = torch.nonzero(self.ids, as_tuple=True)
         seen = self.ids[y, x].long()
         nothing = x.new_zeros(self._bound())
-        # In one pass over the map; objects that are not in it keep zeros, as in BitMasks.
+        # One pass over the map; objects that are not in it keep zeros, as in BitMasks.
         edges = [
             nothing.scatter_reduce(0, seen, position, reduce, include_self=False)
             for position, reduce in ((x, "amin"), (y, "amin"), (x + 1, "amax"), (y + 1, "amax"))
@@ -59,17 +59,20 @@ class MappedMasks(BitMasks):
         return Boxes(torch.stack(edges, dim=1)[self.objects].float())
 
     def crop_and_resize(self, boxes: Tensor, mask_size: int) -> Tensor:
-        """See ``BitMasks``: each mask within its box, (N, mask_size, mask_size), bool.
+        """Crop each mask by its box, see ``BitMasks``.
 
         Args:
             boxes: (N, 4), x0, y0, x1, y1 in pixels, within the image.
-            mask_size: side of the masks.
+            mask_size: side of the cropped masks.
+
+        Returns:
+            (N, mask_size, mask_size), bool.
         """
         height, width = self.image_size
         crops = [torch.empty((0, mask_size, mask_size), dtype=torch.bool, device=self.device)]
         corners = boxes.detach().long().tolist()
         for box, (x0, y0, x1, y1), number in zip(boxes, corners, self.objects):
-            # With the neighbours that are interpolated with.
+            # Include the neighbours used by the interpolation.
             left, top = max(x0 - 2, 0), max(y0 - 2, 0)
             mask = self.ids[top : min(y1 + 3, height), left : min(x1 + 3, width)] == number
             moved = box - box.new_tensor([left, top, left, top])
@@ -78,6 +81,6 @@ class MappedMasks(BitMasks):
         return torch.cat(crops)
 
     def _bound(self) -> int:
-        """A number above those of all objects, here and in the map."""
+        """A number above all object ids, in ``objects`` and in the map."""
         numbers = (self.ids.flatten(), self.objects)
         return 1 + max(int(part.max()) for part in numbers if part.numel() > 0)

@@ -1,4 +1,4 @@
-"""Making training data of records, those with instance maps included."""
+"""Dataset mapper that supports instance maps."""
 
 from typing import Any
 
@@ -17,13 +17,13 @@ from .mapped_masks import MappedMasks
 
 
 class InstanceMapMapper(DatasetMapper):
-    """detectron2's mapper, which also takes records with an instance map.
+    """detectron2's mapper with support for records with an instance map.
 
-    Such a record has in place of "annotations" what
-    :func:`panet.data.instance_map.read_instance_map` takes. Its masks become ``BitMasks`` that
-    share the map, whatever ``INPUT.MASK_FORMAT`` is, and its boxes are those of the masks.
+    Instead of "annotations", such a record has the keys of
+    :func:`panet.data.instance_map.read_instance_map`. Its masks become ``BitMasks`` that share the
+    map, regardless of ``INPUT.MASK_FORMAT``, and its boxes are computed from the masks.
 
-    ``INPUT.RANDOM_FLIP`` may be "both" too: horizontal and vertical, each with probability 1/2.
+    ``INPUT.RANDOM_FLIP`` may also be "both": horizontal and vertical, each with probability 1/2.
     """
 
     @classmethod
@@ -42,11 +42,11 @@ class InstanceMapMapper(DatasetMapper):
         """See ``DatasetMapper``.
 
         Raises:
-            UserError: if the image or the instance map cannot be read, or has another size than
-                the record says.
+            UserError: if the image or the instance map cannot be read, or its size differs from
+                that in the record.
         """
         if "instance_file_name" in dataset_dict:
-            # Without this key, detectron2's mapper asks for no instances.
+            # detectron2's mapper creates instances only for records with this key.
             dataset_dict = {**dataset_dict, "annotations": []}
         try:
             return super().__call__(dataset_dict)
@@ -68,8 +68,8 @@ class InstanceMapMapper(DatasetMapper):
             return
         del dataset_dict["annotations"]
         instance_map = read_instance_map(dataset_dict)
-        seen = InstanceMap(*map(transforms.apply_segmentation, instance_map))
-        ids = seen.ids(num_classes=max(dataset_dict.pop("label_classes")) + 1)
+        transformed = InstanceMap(*map(transforms.apply_segmentation, instance_map))
+        ids = transformed.ids(num_classes=max(dataset_dict.pop("label_classes")) + 1)
         objects = object_ids(ids)
         masks = MappedMasks(torch.from_numpy(ids.astype(np.int32)), torch.tensor(objects).int())
         instances = Instances(image_shape)

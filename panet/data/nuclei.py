@@ -1,9 +1,9 @@
-"""The nuclei of the 2018 Data Science Bowl: as they are downloaded, and in COCO's format."""
+"""The nuclei of the 2018 Data Science Bowl: the original files, and datasets in COCO's format."""
 
 import csv
 import hashlib
 import json
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -11,24 +11,23 @@ import numpy as np
 import numpy.typing as npt
 from detectron2.data.datasets import register_coco_instances
 from PIL import Image
-from pycocotools import mask as rle
 
 from panet.utils.atomic import open_atomically
 from panet.utils.errors import UserError
 
+from .coco_file import describe_mask
+
 SPLITS = ("train", "val")
 CLASS = "nucleus"
 
-Annotations = list[dict[str, Any]]
-
 
 class Source(NamedTuple):
-    """The files of one image as they are downloaded.
+    """The original files of one image.
 
     Attributes:
-        id: the name of its folder.
-        image: the image.
-        masks: one file a nucleus, zero outside of it.
+        id: name of its folder.
+        image: path of the image.
+        masks: one file per nucleus, nonzero inside it.
     """
 
     id: str
@@ -37,18 +36,18 @@ class Source(NamedTuple):
 
 
 class ConvertedImage(NamedTuple):
-    """An entry of COCO's images, and its annotations; their ids are not given yet."""
+    """An entry of COCO's images and its annotations, both without ids."""
 
     image: dict[str, Any]
-    annotations: Annotations
+    annotations: list[dict[str, Any]]
     empty_masks: int
 
 
 def register_nuclei(root: Path) -> None:
-    """Register "nuclei_train" and "nuclei_val", which ``tools/prepare_nuclei.py`` writes.
+    """Register "nuclei_train" and "nuclei_val", as written by ``tools/prepare_nuclei.py``.
 
     Args:
-        root: has train.json, val.json, and the images of each in a folder of the same name.
+        root: has train.json and val.json, and their images in the folders train and val.
     """
     for split in SPLITS:
         register_coco_instances(
@@ -60,14 +59,15 @@ def register_nuclei(root: Path) -> None:
 
 
 def find_sources(folder: Path) -> list[Source]:
-    """The images of a downloaded folder, in the order of their ids.
+    """Find the images in the original folder, ordered by id.
 
     Args:
-        folder: has a folder for each image, named by its id, with the image in images/<id>.png and
-            masks in masks/*.png. Files beside these, and what begins with "." or "_", are ignored.
+        folder: has a folder for each image, named after its id, with the image in images/<id>.png
+            and masks in masks/*.png. Other files, and names that begin with "." or "_", are
+            ignored.
 
     Raises:
-        UserError: if there is no such folder, or an image or all its masks are missing.
+        UserError: if the folder, an image or all of its masks are missing.
     """
     if not folder.is_dir():
         raise UserError(f"There is no folder {folder}.")
@@ -90,23 +90,23 @@ def find_sources(folder: Path) -> list[Source]:
 
 
 def choose_split(image_id: str, val_share: float) -> str:
-    """The split of an image, by its id alone: the same one whatever other images there are.
+    """Choose the split of an image from its id alone, independently of all other images.
 
-    The first 8 bytes of the id's SHA-256, as a fraction of all their values, are below
-    ``val_share`` in "val" and not in "train".
+    It is "val" if the first 8 bytes of the id's SHA-256, as a fraction of their range, are below
+    ``val_share``, and "train" otherwise.
     """
     digest = hashlib.sha256(image_id.encode()).digest()
     return "val" if int.from_bytes(digest[:8], "big") < val_share * 2**64 else "train"
 
 
 def read_splits(file: Path) -> dict[str, str]:
-    """Splits of images by the beginnings of their ids, from a CSV file.
+    """Read the splits of images, by prefixes of their ids, from a CSV file.
 
     Args:
         file: with the columns "image" and "split", which is "train" or "val".
 
     Raises:
-        UserError: if it cannot be read, or has something else.
+        UserError: if it cannot be read or a row is invalid.
     """
     try:
         with file.open(newline="") as lines:
@@ -116,28 +116,26 @@ def read_splits(file: Path) -> dict[str, str]:
     for number, row in enumerate(rows, start=2):
         if not row.get("image") or row.get("split") not in SPLITS:
             raise UserError(
-                f"Line {number} of {file} does not give an image and its split, which is one of "
-                f"{', '.join(SPLITS)}, in columns named image and split."
+                f"Line {number} of {file} does not have an image in a column 'image' and one of "
+                f"{', '.join(SPLITS)} in a column 'split'."
             )
     return {row["image"]: row["split"] for row in rows}
 
 
 def listed_split(image_id: str, splits: dict[str, str]) -> str | None:
-    """The split of an image, by :func:`read_splits`; None if it is in none."""
+    """Look up the split of an image in those of :func:`read_splits`; None if it has none."""
     return next((split for start, split in splits.items() if image_id.startswith(start)), None)
 
 
 def convert(source: Source, folder: Path) -> ConvertedImage:
-    """Write an image as RGB, and describe it.
-
-    Empty masks are left out.
+    """Write an image as RGB and convert its masks to annotations. Empty masks are skipped.
 
     Args:
         source: the files.
-        folder: to write <id>.png into.
+        folder: where to write <id>.png.
 
     Raises:
-        UserError: if a file cannot be read, or a mask has another size than the image.
+        UserError: if a file cannot be read, or a mask and the image differ in size.
     """
     image = _read(source.image, "RGB")
     file_name = f"{source.id}.png"
@@ -153,7 +151,7 @@ def convert(source: Source, folder: Path) -> ConvertedImage:
                 f"{height}; download it again."
             )
         if mask.any():
-            annotations.append(_annotation(mask != 0))
+            annotations.append({"category_id": 1, **describe_mask(mask != 0), "iscrowd": 0})
     description = {"file_name": file_name, "height": height, "width": width}
     return ConvertedImage(description, annotations, len(source.masks) - len(annotations))
 
@@ -163,44 +161,29 @@ def _read(path: Path, mode: str) -> npt.NDArray[np.uint8]:
         with Image.open(path) as image:
             return np.asarray(image.convert(mode))
     except Exception as error:
-        # Decoders of broken files raise errors of any class.
+        # Decoders raise errors of any class for broken files.
         raise UserError(
             f"{path} cannot be read as an image: {' '.join(str(error).split())}"
         ) from error
 
 
-def _annotation(mask: npt.NDArray[np.bool_]) -> dict[str, Any]:
-    encoded = rle.encode(np.asfortranarray(mask, dtype=np.uint8))
-    return {
-        "category_id": 1,
-        "segmentation": {"size": encoded["size"], "counts": encoded["counts"].decode()},
-        "area": int(rle.area(encoded)),
-        "bbox": rle.toBbox(encoded).tolist(),
-        "iscrowd": 0,
-    }
-
-
 def to_coco(split: str, images: Iterable[ConvertedImage]) -> dict[str, Any]:
-    """The content of a split's JSON file; images and annotations are numbered from 1 on."""
+    """Build the content of a split's JSON file; image and annotation ids start at 1."""
     numbered = list(enumerate(images, 1))
+    annotations = (
+        {"image_id": image_id, **annotation}
+        for image_id, converted in numbered
+        for annotation in converted.annotations
+    )
     return {
         "info": {"description": f"2018 Data Science Bowl, stage1_train (BBBC038v1), {split}"},
         "images": [{"id": number, **converted.image} for number, converted in numbered],
-        "annotations": [
-            {"id": number, **annotation}
-            for number, annotation in enumerate(_with_image_ids(numbered), 1)
-        ],
+        "annotations": [{"id": number, **each} for number, each in enumerate(annotations, 1)],
         "categories": [{"id": 1, "name": CLASS}],
     }
 
 
-def _with_image_ids(numbered: Iterable[tuple[int, ConvertedImage]]) -> Iterator[dict[str, Any]]:
-    for image_id, converted in numbered:
-        for annotation in converted.annotations:
-            yield {"image_id": image_id, **annotation}
-
-
 def write_json(content: dict[str, Any], path: Path) -> None:
-    """Write a JSON file, as a whole or not at all."""
+    """Write a JSON file atomically."""
     with open_atomically(path, "w") as file:
         json.dump(content, file)

@@ -1,4 +1,4 @@
-"""Folds of the nuclei's training split, to choose a recipe without a look at "nuclei_val"."""
+"""Cross-validation folds of "nuclei_train", for tuning without "nuclei_val"."""
 
 import hashlib
 from collections.abc import Callable
@@ -11,7 +11,10 @@ NUM_FOLDS = 5
 
 
 def register_nuclei_folds() -> None:
-    """Register "nuclei_fold_1" to "nuclei_fold_5", and "nuclei_but_fold_1" and so on, the rest."""
+    """Register the folds "nuclei_fold_1" to "nuclei_fold_5" and their complements.
+
+    The complements are "nuclei_but_fold_1" to "nuclei_but_fold_5".
+    """
     train = MetadataCatalog.get("nuclei_train")
     for fold in range(1, NUM_FOLDS + 1):
         for name, chosen in ((f"nuclei_fold_{fold}", True), (f"nuclei_but_fold_{fold}", False)):
@@ -24,9 +27,9 @@ def register_nuclei_folds() -> None:
 
 
 def choose_fold(file_name: str) -> int:
-    """The fold of an image, from 1 on, by the name of its file alone.
+    """Choose the fold of an image, from 1 to :data:`NUM_FOLDS`, from its file name alone.
 
-    Bytes 9 to 16 of the name's SHA-256; the split of the image may depend on the first 8 of its id.
+    Bytes 9 to 16 of the name's SHA-256 are used; the first 8 of its id's may determine the split.
     """
     digest = hashlib.sha256(file_name.encode()).digest()
     return int.from_bytes(digest[8:16], "big") % NUM_FOLDS + 1

@@ -1,7 +1,4 @@
-"""Proposals that a detector reads from files instead of making them with an RPN of its own.
-
-The files have detectron2's format and are read without running code from them.
-"""
+"""Precomputed proposals, read from files in detectron2's format without executing code in them."""
 
 import logging
 from typing import Any
@@ -16,18 +13,18 @@ from panet.utils.safe_pickle import load_pickle
 
 logger = logging.getLogger(__name__)
 
-# Detectron's own files have other names for these.
+# Keys in the files of the original Detectron.
 _FORMER_NAMES = {"ids": "indexes", "objectness_logits": "scores"}
 
 
 def load_proposals(records: list[dict[str, Any]], proposal_file: str) -> list[dict[str, Any]]:
-    """Add the proposals of a file to the images of a dataset.
+    """Add the proposals of a file to the records of a dataset.
 
     Args:
         records: in detectron2's dataset format. Each gets "proposal_boxes", (N, 4),
-            "proposal_objectness_logits", (N,), the largest first, and "proposal_bbox_mode".
-        proposal_file: a pickled dict of "ids", the images' ids, and, for each of these, "boxes",
-            (N, 4), and "objectness_logits", (N,), all numpy arrays; its "bbox_mode" is by default
+            "proposal_objectness_logits", (N,), in descending order, and "proposal_bbox_mode".
+        proposal_file: a pickled dict of image "ids" and, for each image, "boxes", (N, 4), and
+            "objectness_logits", (N,), as numpy arrays. "bbox_mode" defaults to
             ``BoxMode.XYXY_ABS``.
 
     Returns:
@@ -44,7 +41,7 @@ def load_proposals(records: list[dict[str, Any]], proposal_file: str) -> list[di
     if not len(ids) == len(boxes) == len(logits):
         raise UserError(
             f"{proposal_file} has {len(ids)} ids, {len(boxes)} boxes and {len(logits)} "
-            "objectness_logits; it must have as many of each."
+            "objectness_logits; the numbers must be equal."
         )
     mode = BoxMode(content.get("bbox_mode", BoxMode.XYXY_ABS))
     index_of = {str(image_id): index for index, image_id in enumerate(ids)}
@@ -52,15 +49,14 @@ def load_proposals(records: list[dict[str, Any]], proposal_file: str) -> list[di
     if missing:
         raise UserError(
             f"{proposal_file} has no proposals for {len(missing)} of the {len(records)} images of "
-            f"the dataset, such as {missing[0]['image_id']!r}; write it anew with "
-            "tools/write_proposals.py."
+            f"the dataset, e.g. {missing[0]['image_id']!r}; write it again with panet proposals."
         )
     for record in records:
         index = index_of[str(record["image_id"])]
         if np.shape(boxes[index]) != (len(logits[index]), 4):
             raise UserError(
                 f"{proposal_file} has boxes of shape {np.shape(boxes[index])} for image "
-                f"{record['image_id']!r}, and {len(logits[index])} objectness_logits; it must be "
+                f"{record['image_id']!r}, and {len(logits[index])} objectness_logits; they must be "
                 "(N, 4) and N."
             )
         order = np.argsort(-logits[index], kind="stable")
@@ -75,21 +71,21 @@ def _per_image(content: Any, name: str, proposal_file: str) -> Any:
         if isinstance(content, dict) and key in content:
             return content[key]
     raise UserError(
-        f"{proposal_file} is no file of proposals: it has no {name!r}; write one with "
-        "tools/write_proposals.py."
+        f"{proposal_file} is not a proposal file, because it has no {name!r}; write one with panet "
+        "proposals."
     )
 
 
 def check_proposals(cfg: CfgNode, split: str) -> None:
-    """Check that every dataset of a split has its file of proposals, if the model reads any.
+    """Check that each dataset of a split has a proposal file, if the model reads proposals.
 
     Args:
         cfg: keys ``MODEL.LOAD_PROPOSALS``, ``MODEL.PROPOSAL_GENERATOR.NAME``, ``DATASETS``.
         split: "TRAIN" or "TEST".
 
     Raises:
-        UserError: if there are more or fewer files than datasets, one is not there, or the model
-            needs them and does not read them.
+        UserError: if the numbers of files and datasets differ, a file does not exist, or the model
+            needs proposals but ``MODEL.LOAD_PROPOSALS`` is False.
     """
     if not cfg.MODEL.LOAD_PROPOSALS:
         if cfg.MODEL.PROPOSAL_GENERATOR.NAME == "PrecomputedProposals":
@@ -102,12 +98,12 @@ def check_proposals(cfg: CfgNode, split: str) -> None:
     names, files = cfg.DATASETS[split], cfg.DATASETS[f"PROPOSAL_FILES_{split}"]
     if names and len(files) != len(names):
         raise UserError(
-            f"{key} names {len(files)} files for the {len(names)} datasets of DATASETS.{split};"
-            " name one for each, written by tools/write_proposals.py."
+            f"{key} names {len(files)} files for the {len(names)} datasets of DATASETS.{split}; "
+            "name one for each, written by panet proposals."
         )
     for name, file in zip(names, files):
         if "://" not in file and not PathManager.isfile(file):
             raise UserError(
                 f"{key} names {file} for dataset {name!r}, which does not exist; write it with "
-                "tools/write_proposals.py."
+                "panet proposals."
             )

@@ -1,4 +1,4 @@
-"""Reading the records of the datasets that a configuration names."""
+"""Reading the records of registered datasets."""
 
 import json
 from collections.abc import Iterator, Sequence
@@ -22,23 +22,20 @@ _BY_CATEGORY = (
 
 @contextmanager
 def _one_line_errors(name: str) -> Iterator[None]:
-    """Turn detectron2's errors at a dataset's files into an ``UserError``.
+    """Convert detectron2's errors to a ``UserError`` of one line that names the dataset.
 
-    They come from missing or wrong files, or from a package that is not installed.
-
-    Args:
-        name: of the dataset.
+    They are raised for missing or invalid files and for packages that are not installed.
     """
     try:
         yield
     except ModuleNotFoundError as error:
         raise UserError(
-            f"Dataset {name!r} is read with the package {error.name}; run pip install {error.name}."
+            f"Dataset {name!r} requires the package {error.name}; run pip install {error.name}."
         ) from error
     except (AssertionError, OSError, json.JSONDecodeError) as error:
         reason = " ".join(str(error).split())
         raise UserError(
-            f"Dataset {name!r} cannot be read, see that it is complete: {reason}"
+            f"Dataset {name!r} cannot be read; check that it is complete: {reason}"
         ) from error
 
 
@@ -48,16 +45,16 @@ def read_records(
     min_keypoints: int = 0,
     proposal_files: Sequence[str] | None = None,
 ) -> list[dict[str, Any]]:
-    """The records of datasets, with their proposals if they have files.
+    """Read the records of datasets and, if given, their proposals.
 
-    Unlike with detectron2's ``get_detection_dataset_dicts``, some of the datasets may have
-    "annotations" and others instance maps, and proposals are read by
+    Unlike detectron2's ``get_detection_dataset_dicts``, this supports a mix of datasets with
+    "annotations" and with instance maps, and reads proposals with
     :func:`panet.data.proposals.load_proposals`.
 
     Args:
-        names: of one registered dataset or several.
-        filter_empty: whether to leave out images without annotations, of datasets that list them.
-        min_keypoints: images with fewer keypoints are left out.
+        names: one or several registered datasets.
+        filter_empty: whether to skip images without annotations, in datasets with "annotations".
+        min_keypoints: images with fewer keypoints are skipped.
         proposal_files: one for each dataset; None for no proposals.
 
     Raises:
@@ -76,17 +73,17 @@ def read_records(
 
 
 def read_train_records(cfg: CfgNode) -> list[list[dict[str, Any]]]:
-    """The records of each of ``DATASETS.TRAIN``, see :func:`read_records`.
+    """Read the records of each dataset of ``DATASETS.TRAIN``, see :func:`read_records`.
 
-    Images without annotations are left out if ``DATALOADER.FILTER_EMPTY_ANNOTATIONS``.
+    Images without annotations are skipped if ``DATALOADER.FILTER_EMPTY_ANNOTATIONS``.
 
     Raises:
-        UserError: if there is no dataset, one cannot be read, has other classes than the model, or
-            has no categories to sample by.
+        UserError: if there is no dataset, one cannot be read, its classes do not match the model,
+            or it has no annotations although the sampler needs them.
     """
     names = cfg.DATASETS.TRAIN
     if not names:
-        raise UserError("DATASETS.TRAIN is empty; name a dataset to train on.")
+        raise UserError("DATASETS.TRAIN is empty; set it to a dataset to train on.")
     min_keypoints = (
         cfg.MODEL.ROI_KEYPOINT_HEAD.MIN_KEYPOINTS_PER_IMAGE if cfg.MODEL.KEYPOINT_ON else 0
     )
@@ -101,8 +98,8 @@ def read_train_records(cfg: CfgNode) -> list[list[dict[str, Any]]]:
         )
         if cfg.DATALOADER.SAMPLER_TRAIN in _BY_CATEGORY and "annotations" not in records[0]:
             raise UserError(
-                f"DATALOADER.SAMPLER_TRAIN {cfg.DATALOADER.SAMPLER_TRAIN} counts annotations, which"
-                f" dataset {name!r} does not list; choose TrainingSampler."
+                f"DATALOADER.SAMPLER_TRAIN is {cfg.DATALOADER.SAMPLER_TRAIN}, which counts "
+                f"annotations, but dataset {name!r} does not list any; use TrainingSampler."
             )
         found.append(records)
     check_classes(cfg, names)

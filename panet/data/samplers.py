@@ -1,4 +1,4 @@
-"""Which images training draws."""
+"""Samplers of training images."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -22,48 +22,49 @@ SAMPLERS = (
     "WeightedTrainingSampler",
     "WeightedCategoryTrainingSampler",
 )
-"""Values of ``DATALOADER.SAMPLER_TRAIN``, detectron2's but for the second."""
+"""Values of ``DATALOADER.SAMPLER_TRAIN``; all but the second are detectron2's."""
 
 Records = Sequence[dict[str, Any]]
 
 
 def build_sampler(cfg: CfgNode, datasets: Sequence[Records], seed: int) -> Sampler[int] | None:
-    """The sampler that ``DATALOADER.SAMPLER_TRAIN`` names.
+    """Build the sampler of ``DATALOADER.SAMPLER_TRAIN``.
 
-    It draws what detectron2's would draw, without reading the datasets again for that.
+    It draws the same indices as detectron2's, but does not read the datasets again.
 
     Args:
-        cfg: keys ``DATALOADER``, its ``SAMPLER_TRAIN`` one of :data:`SAMPLERS`, and ``DATASETS``.
-        datasets: the records of each of ``DATASETS.TRAIN``.
-        seed: decides what is drawn.
+        cfg: keys ``DATALOADER``, with ``SAMPLER_TRAIN`` one of :data:`SAMPLERS`, and ``DATASETS``.
+        datasets: the records of each dataset of ``DATASETS.TRAIN``.
+        seed: of the random numbers.
 
     Returns:
-        An endless stream of indices of all records together, the same one at every iteration over
-        it; None for "TrainingSampler", which loaders have by default.
+        An infinite stream of indices into all records, identical at every iteration over it; None
+        for "TrainingSampler", the default of data loaders.
 
     Raises:
-        UserError: if it finds nothing to draw, or is to repeat a dataset that is not trained on.
+        UserError: if there is nothing to draw, or ``DATASETS.TRAIN_REPEAT_FACTOR`` names a dataset
+            that is not in ``DATASETS.TRAIN``.
     """
     name, options = cfg.DATALOADER.SAMPLER_TRAIN, cfg.DATALOADER
     if name == "TrainingSampler":
         return None
-    records = [record for of_dataset in datasets for record in of_dataset]
+    records = [record for dataset in datasets for record in dataset]
     if name == "ClassBalancedTrainingSampler":
         return ClassBalancedTrainingSampler(records, seed)
     if name == "RepeatFactorTrainingSampler":
         return RepeatFactorTrainingSampler(_by_category(options, records), seed=seed)
-    seed_all_rng(seed)  # the others draw their seeds from numpy
+    seed_all_rng(seed)  # the other samplers draw their seeds from numpy
     if name == "RandomSubsetTrainingSampler":
         return RandomSubsetTrainingSampler(len(records), options.RANDOM_SUBSET_RATIO)
     factors = _by_dataset(cfg, datasets)
     if name == "WeightedCategoryTrainingSampler":
-        factors *= torch.cat([_by_category(options, of_dataset) for of_dataset in datasets])
+        factors *= torch.cat([_by_category(options, dataset) for dataset in datasets])
         factors /= factors.min()
     return RepeatFactorTrainingSampler(factors)
 
 
 def _by_category(options: CfgNode, records: Records) -> Tensor:
-    """How often to draw each image for the rarest of its classes, (N,)."""
+    """Repeat factor of each image by the rarest of its classes, (N,)."""
     factors: Tensor = RepeatFactorTrainingSampler.repeat_factors_from_category_frequency(
         records, options.REPEAT_THRESHOLD, sqrt=options.REPEAT_SQRT
     )
@@ -71,13 +72,13 @@ def _by_category(options: CfgNode, records: Records) -> Tensor:
 
 
 def _by_dataset(cfg: CfgNode, datasets: Sequence[Records]) -> Tensor:
-    """How often to draw each image for the dataset that it is of, (N,)."""
+    """Repeat factor of each image by its dataset, (N,)."""
     names, factors = cfg.DATASETS.TRAIN, dict(cfg.DATASETS.TRAIN_REPEAT_FACTOR)
     for name in factors:
         if name not in names:
             raise UserError(
-                f"DATASETS.TRAIN_REPEAT_FACTOR has a factor for {name!r}, which is none of "
-                f"DATASETS.TRAIN, {', '.join(names)}."
+                f"DATASETS.TRAIN_REPEAT_FACTOR names {name!r}, which is not in DATASETS.TRAIN; "
+                f"use one of {', '.join(names)}."
             )
     return torch.cat(
         [

@@ -1,7 +1,8 @@
-"""The embedded dataset: textured, overlapping shapes over clutter, drawn by the project itself.
+"""The embedded dataset: synthetic images of textured, overlapping shapes over clutter.
 
-Colour and texture say nothing about the kind of a shape, and every kind is tilted and stretched,
-so that only its outline tells. Sizes go from 8 to 200 pixels, small ones being more frequent.
+Colour and texture are independent of the class, and all shapes are rotated and stretched, so that
+only the outline determines the class. Sizes range from 8 to 200 pixels; small ones are more
+frequent.
 """
 
 import json
@@ -9,6 +10,7 @@ import shutil
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -16,17 +18,20 @@ import cv2
 import numpy as np
 import numpy.typing as npt
 from filelock import FileLock
-from pycocotools import mask as rle
+
+from panet.utils.atomic import open_atomically
+
+from .coco_file import describe_mask
 
 Image = npt.NDArray[np.uint8]
 Mask = npt.NDArray[np.bool_]
 Points = npt.NDArray[np.float64]
 Canvas = npt.NDArray[np.float32]
 Window = tuple[slice, slice]
-"""Rows and columns of a part of an image."""
+"""Rows and columns of a region of an image."""
 
 VERSION = 1
-"""To be raised with every change of what is drawn: it names the dataset's folder."""
+"""Part of the folder's name; increase it with every change of the images or annotations."""
 
 IMAGE_SIZE = 256
 """Height and width of every image, in pixels."""
@@ -34,12 +39,12 @@ MIN_EXTENT, MAX_EXTENT = 8, 200
 MIN_VISIBLE_FRACTION = 0.7
 MIN_VISIBLE_PIXELS = 24
 ATTEMPTS = 3
-"""How often a shape that would hide others is drawn anew before it is left out."""
+"""How often a shape that would hide others is redrawn before it is skipped."""
 
 
 @dataclass(frozen=True)
 class Split:
-    """One part of the dataset: its name, number of images and seed."""
+    """Name, number of images and seed of a split."""
 
     name: str
     num_images: int
@@ -50,23 +55,18 @@ SPLITS = (Split("train", 2000, seed=1), Split("val", 250, seed=2))
 
 
 def _regular_polygon(corners: int, first: float = 0.0) -> Points:
-    """Corners on the unit circle, the first one at the angle ``first`` from the top."""
+    """Corners on the unit circle, the first one at the angle ``first`` from the top, (N, 2)."""
     angle = 2 * np.pi * np.arange(corners) / corners + first
     return np.stack([np.sin(angle), -np.cos(angle)], axis=1)
-
-
-def _star() -> Points:
-    radius = np.where(np.arange(10) % 2 == 0, 1.0, 0.45)[:, None]
-    return radius * _regular_polygon(10)
 
 
 OUTLINES: dict[str, Points] = {
     "disk": _regular_polygon(48),
     "square": _regular_polygon(4, first=np.pi / 4),
     "triangle": _regular_polygon(3),
-    "star": _star(),
+    "star": np.tile([1.0, 0.45], 5)[:, None] * _regular_polygon(10),
 }
-"""Each kind's contour within the unit circle."""
+"""The contour of each class within the unit circle."""
 
 CATEGORIES = tuple(OUTLINES)
 
@@ -75,24 +75,24 @@ def draw_image(seed: int, index: int) -> tuple[Image, list[int], list[Mask]]:
     """Draw one image of the dataset.
 
     Args:
-        seed: seed of the split.
-        index: number of the image in it.
+        seed: of the split.
+        index: of the image in the split.
 
     Returns:
-        The image, (256, 256, 3) BGR; for each object, from back to front, the index of its kind
+        The image, (256, 256, 3) BGR; for each object, from back to front, the index of its class
         in :data:`CATEGORIES` and the visible part of its mask, (256, 256).
     """
     rng = np.random.default_rng((seed, index))
     image = _background(rng)
     kinds: list[int] = []
     full_areas: list[int] = []
-    areas: list[int] = []  # of what is visible
+    areas: list[int] = []  # of the visible parts
     visible: list[Mask] = []
     for _ in range(rng.integers(5, 13)):
         kind = int(rng.integers(len(CATEGORIES)))
         for _ in range(ATTEMPTS):
             mask, window = _place(rng, OUTLINES[CATEGORIES[kind]])
-            # Most shapes are small: what is done per shape is done within its window.
+            # Work within the window of the shape, because most shapes are small.
             part = mask[window]
             area = int(np.count_nonzero(part))
             hidden = [int(np.count_nonzero(old[window] & part)) for old in visible]
@@ -111,7 +111,7 @@ def draw_image(seed: int, index: int) -> tuple[Image, list[int], list[Mask]]:
 
 
 def _all_visible(areas: list[int], full_areas: list[int]) -> bool:
-    """Whether enough of every shape is seen, given the area of what is."""
+    """Whether enough of every shape is visible, given the visible and the full areas."""
     return all(
         area >= max(MIN_VISIBLE_PIXELS, MIN_VISIBLE_FRACTION * full_area)
         for area, full_area in zip(areas, full_areas)
@@ -119,10 +119,10 @@ def _all_visible(areas: list[int], full_areas: list[int]) -> bool:
 
 
 def _place(rng: np.random.Generator, outline: Points) -> tuple[Mask, Window]:
-    """A shape of random size, tilt, stretch and position, cut at the border.
+    """Draw a shape of random size, rotation, stretch and position, clipped at the border.
 
     Returns:
-        Its mask, and a part of the image that contains it.
+        Its mask, (256, 256), and a window that contains it.
     """
     extent = rng.uniform(MIN_EXTENT**0.5, MAX_EXTENT**0.5) ** 2
     axis = _rotation(rng.uniform(0, np.pi))
@@ -130,13 +130,13 @@ def _place(rng: np.random.Generator, outline: Points) -> tuple[Mask, Window]:
     linear = axis @ np.diag([stretch, 1 / stretch]) @ axis.T @ _rotation(rng.uniform(-0.5, 0.5))
     margin = extent / 4
     center = rng.uniform(margin, IMAGE_SIZE - margin, size=2)
-    # OpenCV takes fixed-point coordinates with this many fractional bits.
+    # Number of fractional bits of OpenCV's fixed-point coordinates.
     bits = 4
     contour = np.round((extent / 2 * outline @ linear.T + center) * 2**bits).astype(np.int32)
     mask = np.zeros((IMAGE_SIZE, IMAGE_SIZE), np.uint8)
     cv2.fillPoly(mask, [contour], 1, shift=bits)
     left, top = np.maximum(contour.min(axis=0) // 2**bits, 0)
-    right, bottom = contour.max(axis=0) // 2**bits + 2  # one more, for what is rounded up
+    right, bottom = contour.max(axis=0) // 2**bits + 2  # one more for rounding
     return mask.astype(bool), (slice(top, bottom), slice(left, right))
 
 
@@ -145,7 +145,7 @@ def _rotation(angle: float) -> Points:
 
 
 def _background(rng: np.random.Generator) -> Canvas:
-    """A gradient with cloudy texture, and strokes that are no shape of the dataset."""
+    """Draw a gradient with cloudy texture, and strokes that are not objects."""
     coarse = rng.uniform(30, 225, size=(2, 2, 3)).astype(np.float32)
     image = _enlarge(coarse)
     cells = int(rng.integers(4, 33))
@@ -163,18 +163,18 @@ def _background(rng: np.random.Generator) -> Canvas:
 
 
 def _enlarge(values: Canvas) -> Canvas:
-    """A smooth picture of the full size from a few values."""
+    """Interpolate a coarse grid smoothly to the size of the image."""
     size = (IMAGE_SIZE, IMAGE_SIZE)
     return np.asarray(cv2.resize(values, size, interpolation=cv2.INTER_CUBIC), np.float32)
 
 
 def _paint(rng: np.random.Generator, image: Canvas, mask: Mask, window: Window) -> None:
-    """Fill the mask with a texture of two colours, the first unlike what lies under the mask.
+    """Fill a mask with a texture of two colours, the first one different from the image below.
 
     Args:
         rng: for the texture and its colours.
-        image: changed in place.
-        mask: of the whole image.
+        image: modified in place.
+        mask: (256, 256).
         window: contains the mask.
     """
     mask = mask[window]
@@ -188,7 +188,7 @@ def _paint(rng: np.random.Generator, image: Canvas, mask: Mask, window: Window) 
 
 
 def _coordinates(rng: np.random.Generator, window: Window) -> tuple[Canvas, Canvas]:
-    """Two perpendicular axes at a random angle, in pixels, each of the window's size."""
+    """Coordinates along two perpendicular axes at a random angle, in pixels, for a window."""
     y, x = _Y[window], _X[window]
     angle = np.float32(rng.uniform(0, np.pi))
     return x * np.cos(angle) + y * np.sin(angle), y * np.cos(angle) - x * np.sin(angle)
@@ -235,28 +235,11 @@ TEXTURES: tuple[Callable[[np.random.Generator, Window], Canvas], ...] = (
 )
 
 
-def _annotations(index: int, kinds: list[int], masks: list[Mask]) -> list[dict[str, Any]]:
-    annotations = []
-    for kind, mask in zip(kinds, masks):
-        encoded = rle.encode(np.asfortranarray(mask, dtype=np.uint8))
-        annotations.append(
-            {
-                "image_id": index + 1,
-                "category_id": kind + 1,
-                "segmentation": {"size": encoded["size"], "counts": encoded["counts"].decode()},
-                "area": int(rle.area(encoded)),
-                "bbox": rle.toBbox(encoded).tolist(),
-                "iscrowd": 0,
-            }
-        )
-    return annotations
-
-
 def write_split(split: Split, image_root: Path, json_file: Path) -> None:
-    """Draw one split into ``image_root`` and describe it in COCO's format in ``json_file``.
+    """Write the images of a split to ``image_root`` and its annotations to ``json_file``.
 
-    Nothing is done if ``json_file`` exists. It is written last, under a temporary name that is
-    then changed, so that an interrupted run leaves no half of a dataset behind.
+    If ``json_file`` exists, nothing is done. It is written last and atomically, so that an
+    interrupted run leaves no incomplete dataset behind.
     """
     json_file.parent.mkdir(parents=True, exist_ok=True)
     with FileLock(f"{json_file}.lock"):
@@ -275,19 +258,23 @@ def write_split(split: Split, image_root: Path, json_file: Path) -> None:
                 "height": IMAGE_SIZE,
                 "width": IMAGE_SIZE,
             }
-            return record, _annotations(index, kinds, masks)
+            annotations = [
+                {"image_id": index + 1, "category_id": kind + 1, **describe_mask(mask)}
+                for kind, mask in zip(kinds, masks)
+            ]
+            return record, annotations
 
         with ThreadPoolExecutor() as pool:
             drawn = list(pool.map(draw, range(split.num_images)))
-        annotations = [annotation for _, per_image in drawn for annotation in per_image]
+        annotations = chain.from_iterable(per_image for _, per_image in drawn)
         content = {
             "info": {"description": f"panet shapes, {split.name}, seed {split.seed}"},
             "images": [record for record, _ in drawn],
             "annotations": [
-                {"id": i + 1, **annotation} for i, annotation in enumerate(annotations)
+                {"id": number, **annotation, "iscrowd": 0}
+                for number, annotation in enumerate(annotations, 1)
             ],
             "categories": [{"id": i + 1, "name": name} for i, name in enumerate(CATEGORIES)],
         }
-        partial = json_file.with_suffix(".partial")
-        partial.write_text(json.dumps(content))
-        partial.rename(json_file)
+        with open_atomically(json_file, "w") as file:
+            json.dump(content, file)

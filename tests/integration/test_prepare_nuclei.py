@@ -99,8 +99,11 @@ def test_a_file_may_tell_the_split(source: Path, tmp_path: Path, prepare: Prepar
 @pytest.mark.parametrize(
     ("content", "message"),
     [
-        ("image,split\n00,train\n11,test\n", "Line 3 of .* does not give an image and its split"),
-        ("id,split\n00,train\n", "Line 2 of .* in columns named image and split"),
+        (
+            "image,split\n00,train\n11,test\n",
+            "Line 3 of .* does not have an image in a column 'image'",
+        ),
+        ("id,split\n00,train\n", "Line 2 of .* in a column 'split'"),
         ("image,split\n,train\n", "Line 2 of "),
         ("image,split\n", "none of the 8 images is in the split train; give a file"),
         ("\0\xff", "split.csv cannot be read: "),

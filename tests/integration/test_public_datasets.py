@@ -87,4 +87,4 @@ def test_vistas(tmp_path: Path) -> None:
     for path in (tmp_path / "mapillary_vistas").glob("training/instances/*.png"):
         path.write_bytes(b"")
     run = train_net(config, tmp_path, out, **classes)
-    assert_input_error(run, "is not a PNG of one channel of 16 bits")
+    assert_input_error(run, "is not a PNG with one 16-bit channel")

@@ -200,7 +200,7 @@ def test_broken_files_are_named(tmp_path: Path) -> None:
     (tmp_path / "one.txt").write_text("0 0.5 0.5\n")
     (tmp_path / "one.json").write_text("{}")
     class_file = tmp_path / "data.yaml"
-    with pytest.raises(UserError, match=r"There is no data.yaml in"):
+    with pytest.raises(UserError, match=r"There is no data.yaml with"):
         find_class_file(tmp_path / "a" / "b" / "c" / "d")
     class_file.write_text("names: [cat]\n")
     for source, extension in (("voc", ".xml"), ("yolo", ".txt")):

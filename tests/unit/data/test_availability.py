@@ -67,7 +67,7 @@ def own(tmp_path: Path) -> Iterator[str]:
 
 
 def test_own_datasets(cfg: CfgNode, own: str, tmp_path: Path) -> None:
-    expected = r"'own' has no file of annotations at .*own.json; mend the path"
+    expected = r"'own' has no file of annotations at .*own.json; correct the path"
     with pytest.raises(UserError, match=expected):
         check_datasets(cfg, (own,))
     (tmp_path / "own.json").write_text("{}")
@@ -134,11 +134,11 @@ def test_proposals(cfg: CfgNode, tmp_path: Path) -> None:
     present, missing = str(tmp_path / "present.pkl"), str(tmp_path / "missing.pkl")
     Path(present).touch()
     cfg.DATASETS.PROPOSAL_FILES_TRAIN = (present,)
-    expected = "PROPOSAL_FILES_TRAIN names 1 files for the 2 datasets.*tools/write_proposals.py"
+    expected = "PROPOSAL_FILES_TRAIN names 1 files for the 2 datasets.*panet proposals"
     with pytest.raises(UserError, match=expected):
         check_proposals(cfg, "TRAIN")
     cfg.DATASETS.PROPOSAL_FILES_TRAIN = (present, missing)
-    expected = "missing.pkl for dataset 'b', which does not exist.*tools/write_proposals.py"
+    expected = "missing.pkl for dataset 'b', which does not exist.*panet proposals"
     with pytest.raises(UserError, match=expected):
         check_proposals(cfg, "TRAIN")
     cfg.DATASETS.PROPOSAL_FILES_TRAIN = (present, present)

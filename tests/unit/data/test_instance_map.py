@@ -57,8 +57,8 @@ def test_what_transforms_fill_maps_with_is_no_object() -> None:
     ("values", "dtype", "changes", "message"),
     [
         ([[0, 3 * 256]], np.uint16, {}, "map.png has the label 3, .* lists only 0 to 2"),
-        ([[0, 1]], np.uint8, {}, "map.png is not a PNG of one channel of 16 bits"),
-        ([[[0, 1, 2]]], np.uint16, {}, "map.png is not a PNG of one channel of 16 bits"),
+        ([[0, 1]], np.uint8, {}, "map.png is not a PNG with one 16-bit channel"),
+        ([[[0, 1, 2]]], np.uint16, {}, "map.png is not a PNG with one 16-bit channel"),
         ([[0, 1]], np.uint16, {"width": 3}, "map.png is 2 x 1 pixels, .*image.jpg is 3 x 1"),
         ([[0]], np.uint16, {"instance_file_name": "gone.png"}, "map gone.png does not exist"),
     ],

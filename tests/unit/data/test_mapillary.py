@@ -45,7 +45,7 @@ def test_reading_the_records_decodes_nothing(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("missing", "message"),
     [
-        ("config.json", "has neither config.json, of version 1, nor config_v1.2.json"),
+        ("config.json", "has neither config.json .version 1. nor config_v1.2.json"),
         ("training/images", "there is no folder .*training/images"),
         ("training/instances", "there is no folder .*training/instances"),
         ("training/instances/vistas_training_2.png", "has no instance map .*training_2.png"),

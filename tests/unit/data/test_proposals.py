@@ -63,7 +63,7 @@ def test_detectrons_names_and_other_box_modes(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"ids": ["b", "unused", 4]}, "no proposals for 1 of the 2 images.*such as 3"),
+        ({"ids": ["b", "unused", 4]}, "no proposals for 1 of the 2 images.*e.g. 3"),
         ({"boxes": content()["boxes"][:2]}, "3 ids, 2 boxes and 3 objectness_logits"),
         ({"boxes": [np.zeros((4, 4))] * 3}, r"shape \(4, 4\) for image 3, and 0 objectness_logits"),
         ({"boxes": np.load}, "names numpy.*load"),
@@ -77,7 +77,7 @@ def test_wrong_files_are_named(tmp_path: Path, changes: dict[str, Any], message:
 def test_other_files_are_refused(tmp_path: Path) -> None:
     file = tmp_path / "other.pkl"
     file.write_bytes(pickle.dumps([1, 2]))
-    with pytest.raises(UserError, match=r"other.pkl is no file of proposals.*'ids'"):
+    with pytest.raises(UserError, match=r"other.pkl is not a proposal file.*'ids'"):
         load_proposals([], str(file))
 
 

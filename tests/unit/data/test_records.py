@@ -99,7 +99,7 @@ def test_errors_of_the_mapper_stay_one_line(cfg: CfgNode, tmp_path: Path, worker
     cfg.DATALOADER.NUM_WORKERS = workers
     for path in tmp_path.rglob("training/instances/*.png"):
         path.write_bytes(b"")
-    with pytest.raises(UserError, match="is not a PNG of one channel of 16 bits") as error:
+    with pytest.raises(UserError, match="is not a PNG with one 16-bit channel") as error:
         read(cfg, 1)
     assert "\n" not in str(error.value)
 
@@ -114,7 +114,7 @@ def test_errors_of_the_mapper_stay_one_line(cfg: CfgNode, tmp_path: Path, worker
 )
 def test_maps_have_no_categories_to_sample_by(cfg: CfgNode, sampler: str) -> None:
     cfg.DATALOADER.SAMPLER_TRAIN = sampler
-    with pytest.raises(UserError, match=f"{sampler} counts annotations.*TrainingSampler"):
+    with pytest.raises(UserError, match=f"{sampler}, which counts annotations.*TrainingSampler"):
         build_train_loader(cfg)
 
 

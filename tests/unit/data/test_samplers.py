@@ -59,7 +59,9 @@ def test_detectron2s_draw_what_they_draw_there(cfg: CfgNode, name: str) -> None:
 def test_factors_are_for_datasets_that_are_trained_on(cfg: CfgNode) -> None:
     cfg.DATALOADER.SAMPLER_TRAIN = "WeightedTrainingSampler"
     cfg.DATASETS.TRAIN_REPEAT_FACTOR = [["gone", 2.0]]
-    with pytest.raises(UserError, match=r"factor for 'gone', .* tiny_shapes, few_shapes\."):
+    with pytest.raises(
+        UserError, match=r"TRAIN_REPEAT_FACTOR names 'gone', .* tiny_shapes, few_shapes\."
+    ):
         build_train_loader(cfg)
 
 

@@ -1,4 +1,4 @@
-"""Anchors of Detectron, which the authors' release inherited."""
+"""Anchor generator of Detectron, which the authors' release is based on."""
 
 import math
 from collections.abc import Sequence
@@ -14,11 +14,11 @@ from torch import Tensor
 
 @ANCHOR_GENERATOR_REGISTRY.register()
 class DetectronAnchorGenerator(DefaultAnchorGenerator):
-    """Anchors whose sides were rounded while they were as small as one cell of the feature map.
+    """Anchors that are rounded at the size of one feature map cell and then scaled.
 
-    At stride 4, for instance, an anchor of size 32 and aspect ratio 1/2 is 48 x 24 pixels, not
-    45.3 x 22.6. Models that were trained with such anchors regress from them. To have them
-    centered as in Detectron, ``MODEL.ANCHOR_GENERATOR.OFFSET`` must be 0.5.
+    For example, at stride 4 an anchor of size 32 and aspect ratio 1/2 (height / width) is 48 x 24
+    pixels instead of 45.3 x 22.6. Models trained with these anchors need them for box regression.
+    Detectron's anchor centers require ``MODEL.ANCHOR_GENERATOR.OFFSET`` to be 0.5.
     """
 
     def _calculate_anchors(
@@ -31,7 +31,7 @@ class DetectronAnchorGenerator(DefaultAnchorGenerator):
 
 
 def _cell_anchors(stride: int, sizes: Sequence[float], aspect_ratios: Sequence[float]) -> Tensor:
-    """Anchors around the origin, (len(aspect_ratios) * len(sizes), 4), x0, y0, x1, y1 in pixels."""
+    """Return anchors centered at the origin, (len(aspect_ratios) * len(sizes), 4), XYXY pixels."""
     anchors = []
     for ratio in aspect_ratios:
         width = round(math.sqrt(stride**2 / ratio))

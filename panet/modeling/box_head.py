@@ -1,4 +1,4 @@
-"""The box branch: fully-connected or heavier head on features pooled from all levels."""
+"""Box heads on features pooled from all levels (PANet, section 3.2 and ablation in 4.1)."""
 
 from collections.abc import Callable
 from itertools import pairwise
@@ -11,7 +11,7 @@ from detectron2.modeling.roi_heads import ROI_BOX_HEAD_REGISTRY, FastRCNNConvFCH
 from fvcore.nn import weight_init
 from torch import Tensor, nn
 
-from .cpu.recorded import is_recorded
+from .cpu.tracing import is_tracing
 from .fully_connected import FullyConnected
 from .fusion import FusedFirstLayer, fusion_from_config
 from .norms import check_roi_norm
@@ -20,15 +20,15 @@ from .pooler import Levels, PooledLevels
 
 @ROI_BOX_HEAD_REGISTRY.register()
 class PANetBoxHead(FastRCNNConvFCHead):
-    """detectron2's convolutions and fc layers, the first of them one for each level, then fused.
+    """Box head with adaptive feature pooling: convolutions and fc layers on all levels.
 
-    Without convolutions and with two fc layers this is the paper's "2fc" head; with four
-    convolutions and one fc layer, its heavier head. Takes L levels of
-    (R, C, H, W) and returns (R, ``output_shape.channels``).
+    The first layer is a :class:`FusedFirstLayer` (PANet, section 3.2); the others are those of
+    detectron2's ``FastRCNNConvFCHead``. Two fc layers without convolutions give the paper's "2fc"
+    head; four convolutions and one fc layer give its "heavier head" (ablation in section 4.1).
 
     Attributes:
-        rois_at_a_time: how many to compute together at inference on a CPU, of what a pooler
-            returns; None for all.
+        rois_at_a_time: chunk size for :class:`PooledLevels` at inference on a CPU; None to
+            process all RoIs at once.
     """
 
     @configurable
@@ -45,20 +45,20 @@ class PANetBoxHead(FastRCNNConvFCHead):
     ) -> None:
         """
         Args:
-            input_shape: channels, height and width of what is pooled from one level.
+            input_shape: channels, height and width of the RoI features of one level.
             conv_dims: output channels of the convolutions.
-            fc_dims: output channels of the fc layers, at least one.
+            fc_dims: output channels of the fc layers, of which there must be at least one.
             conv_norm: normalization of the convolutions.
             fc_norm: normalization of the fc layers.
-            num_levels: L, the number of levels pooled from.
-            fusion: ``fusion``, ``fusion_position``, ``recompute`` and ``batched`` of
+            num_levels: L, the number of levels.
+            fusion: arguments ``fusion``, ``fusion_position``, ``recompute`` and ``batched`` of
                 :class:`FusedFirstLayer`.
 
         Raises:
-            ValueError: if a norm or a value of the fusion is unknown, or ``fc_dims`` is empty.
+            ValueError: if a norm or a fusion argument is unknown, or if ``fc_dims`` is empty.
         """
         if not fc_dims:
-            raise ValueError("MODEL.ROI_BOX_HEAD.NUM_FC is 0; the box head needs at least 1.")
+            raise ValueError("MODEL.ROI_BOX_HEAD.NUM_FC is 0; it must be at least 1.")
         super().__init__(
             input_shape,
             conv_dims=conv_dims,
@@ -79,7 +79,7 @@ class PANetBoxHead(FastRCNNConvFCHead):
                 self.add_module(f"fc{number}", fc)
                 self.fcs[number - 1] = fc
         self.rois_at_a_time: int | None = None
-        self.flatten = nn.Identity()  # the first fc layer takes the map as it is
+        self.flatten = nn.Identity()  # the first fc layer flattens its input
         self.fc1: nn.Module = fc1
         if conv_dims:
             weight_init.c2_xavier_fill(fc1)
@@ -93,13 +93,13 @@ class PANetBoxHead(FastRCNNConvFCHead):
             self.fc1 = FusedFirstLayer(
                 fc1, num_levels, initialize=weight_init.c2_xavier_fill, **fusion
             )
-            self.fc_relu1 = nn.Identity()  # the first layer has its own
+            self.fc_relu1 = nn.Identity()  # FusedFirstLayer includes the ReLU
         self.fcs[0] = self.fc1
 
     def forward(self, x: Levels) -> Tensor:
         """
         Args:
-            x: what was pooled from each level, L of (R, C, H, W).
+            x: RoI features of L levels, each (R, C, H, W).
 
         Returns:
             (R, ``output_shape.channels``).
@@ -119,7 +119,7 @@ class PANetBoxHead(FastRCNNConvFCHead):
             or not isinstance(x, PooledLevels)
             or x.device.type != "cpu"
             or torch.is_grad_enabled()
-            or is_recorded()
+            or is_tracing()
         ):
             return forward(x)
         return torch.cat([forward(part) for part in x.split_rois(self.rois_at_a_time)])

@@ -1,4 +1,4 @@
-"""Building a configuration's model for the processes and the device that it will run on."""
+"""Build a model from a config and optimize its layers for speed and memory."""
 
 from collections.abc import Callable
 
@@ -19,23 +19,24 @@ from .fully_connected import FullyConnected
 from .mask_head import PANetMaskHead
 from .pooler import AllLevelPooler, FastAllLevelPooler
 
-# Their features fit into memory that is used again and again, which the system need not clear.
+# Small enough that the allocator reuses the memory of the features instead of requesting new
+# memory, which the operating system would have to clear.
 _BOX_ROIS_AT_A_TIME = 256
-# As many as keep the upsampled maps of 256 channels within a few megabytes of cache.
+# Upsampled maps of this many RoIs with 256 channels take a few megabytes and fit into the cache.
 _MASK_ROIS_AT_A_TIME = 16
 
 
 def build_model(cfg: CfgNode) -> nn.Module:
-    """detectron2's ``build_model`` with this project's choices of speed, see :func:`lay_out`.
+    """Build a model with detectron2's ``build_model`` and optimize it with :func:`lay_out`.
 
-    Feature maps are channels-last if ``MODEL.CHANNELS_LAST``, and where several processes compute
-    on the CPU, norms that need CUDA to synchronize are replaced.
+    Feature maps are channels-last if ``MODEL.CHANNELS_LAST`` is set. If several processes train
+    on a CPU, norms that can only be synchronized on CUDA are replaced.
 
     Args:
-        cfg: a whole configuration.
+        cfg: the full config.
 
     Returns:
-        The model, in training mode, with random weights unless its backbone comes with others.
+        The model in training mode. Weights are random, except those of a pretrained timm backbone.
     """
     if comm.get_world_size() > 1 and torch.device(cfg.MODEL.DEVICE).type == "cpu":
         cfg = cfg.clone()
@@ -45,16 +46,16 @@ def build_model(cfg: CfgNode) -> nn.Module:
 
 
 def lay_out(model: nn.Module, channels_last: bool) -> nn.Module:
-    """The same model, of layers that take little memory and time.
+    """Replace layers of a model with equivalent ones that need less time and memory.
 
-    Names and values of ``state_dict`` stay the same.
+    Keys and values of ``state_dict`` do not change.
 
     Args:
-        model: changed in place.
-        channels_last: whether its feature maps shall be so.
+        model: model to modify in place.
+        channels_last: use channels-last feature maps.
 
     Returns:
-        ``model``, or what it itself is replaced by.
+        ``model``, or its replacement if ``model`` itself is such a layer.
     """
     activate_in_place(model)
     model = speed_up_heads(fold_frozen_norms(model), FastFullyConnected.of)
@@ -65,14 +66,14 @@ def lay_out(model: nn.Module, channels_last: bool) -> nn.Module:
 
 
 def speed_up_heads(model: nn.Module, convert: Callable[[FullyConnected], nn.Module]) -> nn.Module:
-    """Have RoIs pooled, and the heads computed, in the fastest way.
+    """Replace poolers and fc layers of the RoI heads with faster ones, and compute RoIs in chunks.
 
     Args:
-        model: changed in place.
-        convert: what to replace fully-connected layers by.
+        model: model to modify in place.
+        convert: function that returns the replacement of a fully-connected layer.
 
     Returns:
-        ``model``, or what it itself is replaced by.
+        ``model``, or its replacement if ``model`` itself is such a layer.
     """
     for module in model.modules():
         if isinstance(module, PANetBoxHead):

@@ -1,4 +1,4 @@
-"""Fusion of what was pooled from the levels, around the first parameter layer (section 3.2)."""
+"""Fusion of the pooled levels after the first parameter layer (PANet, section 3.2)."""
 
 import copy
 import functools
@@ -14,7 +14,7 @@ from torch.utils.checkpoint import checkpoint
 
 from panet.utils.choices import check_choice
 
-from .cpu.recorded import is_recorded
+from .cpu.tracing import is_tracing
 from .fully_connected import FullyConnected
 from .pooler import Levels
 
@@ -24,14 +24,14 @@ _NO_LEVEL = 255
 
 
 def fuse_levels(levels: Iterable[Tensor], operation: str) -> Tensor:
-    """Element-wise maximum or sum of tensors of one shape."""
+    """Compute the element-wise maximum or sum of tensors of the same shape."""
     return functools.reduce(torch.maximum if operation == "max" else torch.add, levels)
 
 
 def _relu_of_maximum(levels: Iterable[Tensor]) -> tuple[Tensor, Tensor]:
-    """ReLU of the maximum of tensors, and the index of the tensor that each element came from.
+    """Compute the ReLU of the element-wise maximum, and the index of each element's source tensor.
 
-    Of equal ones it is the first; where none is above 0, it is ``_NO_LEVEL``.
+    Ties go to the first tensor. Where no tensor is positive, the index is ``_NO_LEVEL``.
     """
     levels = iter(levels)
     first = next(levels)
@@ -44,9 +44,9 @@ def _relu_of_maximum(levels: Iterable[Tensor]) -> tuple[Tensor, Tensor]:
 
 
 class _ReLUOfMaximum(torch.autograd.Function):
-    """ReLU of the maximum of tensors, which is the maximum of their ReLUs.
+    """ReLU of the element-wise maximum of tensors, which equals the maximum of their ReLUs.
 
-    For its backward pass it keeps one byte an element, which tells the tensor that it came from.
+    For the backward pass it saves one byte per element, the index of the source tensor.
     """
 
     @staticmethod
@@ -64,7 +64,7 @@ class _ReLUOfMaximum(torch.autograd.Function):
 
 
 def fusion_from_config(cfg: CfgNode) -> dict[str, Any]:
-    """The arguments that a head passes on to :class:`FusedFirstLayer`."""
+    """Return the arguments of :class:`FusedFirstLayer` that a head reads from the config."""
     adaptive = cfg.MODEL.ADAPTIVE_POOLING
     return {
         "num_levels": len(cfg.MODEL.ROI_HEADS.IN_FEATURES) if adaptive.ENABLED else 1,
@@ -76,11 +76,11 @@ def fusion_from_config(cfg: CfgNode) -> dict[str, Any]:
 
 
 class FusedFirstLayer(nn.Module):
-    """The first parameter layer of a head, a copy of its own for each level, and the fusion.
+    """The first parameter layer of a head, followed by fusion of the levels (PANet, section 3.2).
 
-    Each of the L levels goes through its own layer, normalization and ReLU included, and the
-    results are fused element by element. Fused before the first layer instead (an ablation,
-    Table 4 of the paper), the levels share one.
+    Each of the L levels goes through its own copy of the layer, including normalization and
+    ReLU, and the results are fused element-wise. If the levels are fused before the first layer
+    instead (ablation in Table 4 of the paper), there is a single copy.
     """
 
     def __init__(
@@ -95,18 +95,19 @@ class FusedFirstLayer(nn.Module):
     ) -> None:
         """
         Args:
-            layer: the layer to make copies of, its normalization included but not its ReLU.
-            num_levels: L, the number of levels pooled from.
-            initialize: called with each copy, so that they do not start from the same weights.
+            layer: the layer to copy, with its normalization but without ReLU.
+            num_levels: L, the number of levels.
+            initialize: initializes each copy, so that the copies start from different weights.
             fusion: "max" or "sum".
-            fusion_position: "after" the first layer, or "before" it.
-            recompute: in training, have the backward pass pool the levels again instead of
-                keeping what was pooled from them.
-            batched: compute the layers of all levels as one batched product, if they are fc layers
-                and the levels come in one tensor. Convolutions are too large to gain by it.
+            fusion_position: "after" or "before" the first layer.
+            recompute: in training, pool the levels again in the backward pass instead of storing
+                them.
+            batched: compute the layers of all levels as one batched matrix product, if they are
+                fc layers and the levels are given as one tensor. Convolutions are too large to
+                benefit.
 
         Raises:
-            ValueError: if ``fusion`` or ``fusion_position`` is neither of its two.
+            ValueError: if ``fusion`` or ``fusion_position`` is unknown.
         """
         super().__init__()
         self.fusion = check_choice("MODEL.ADAPTIVE_POOLING.FUSION", fusion, FUSIONS)
@@ -123,14 +124,14 @@ class FusedFirstLayer(nn.Module):
     def forward(self, x: Levels) -> Tensor:
         """
         Args:
-            x: what was pooled from each level, L of (R, C, H, W).
+            x: RoI features of L levels, each (R, C, H, W).
 
         Returns:
-            (R, ...), in the shape that one layer gives.
+            Fused features, (R, ...), in the output shape of a single layer.
         """
         if not torch.jit.is_scripting():
             return self._forward(x)
-        # TorchScript knows neither generators nor autograd functions.
+        # TorchScript supports neither generators nor autograd functions.
         assert isinstance(x, Tensor)
         if self.fusion_position == "before":
             x = self._fuse(x)[None]
@@ -160,24 +161,24 @@ class FusedFirstLayer(nn.Module):
             outputs = (run(layer, x, index) for index, layer in enumerate(self.levels))
         if self.fusion == "sum":
             return fuse_levels(map(F.relu_, outputs), "sum")
-        if is_recorded():
+        if is_tracing():
             return F.relu(fuse_levels(outputs, "max"))
         if torch.is_grad_enabled():
             output: Tensor = _ReLUOfMaximum.apply(*outputs)
             return output
-        # One level after the other, none of them kept.
+        # Reduce level by level, so that only one level is in memory at a time.
         return F.relu_(functools.reduce(lambda a, b: torch.maximum(a, b, out=a), outputs))
 
     @torch.no_grad()
     def sources(self, x: Levels) -> Tensor:
-        """The level that each element of the output comes from, if it is fused by "max" "after".
+        """Return the level that each output element comes from, for fusion "max" "after" the layer.
 
         Args:
-            x: what was pooled from each level, L of (R, C, H, W).
+            x: RoI features of L levels, each (R, C, H, W).
 
         Returns:
-            uint8 in the shape of the output: from 0 to L - 1, of equal levels the first; larger
-            where all levels are 0 after the ReLU.
+            uint8 tensor in the shape of the output: a level from 0 to L - 1, the first one if
+            levels are equal, or a value >= L where all levels are 0 after ReLU.
         """
         _, source = _relu_of_maximum(layer(x[index]) for index, layer in enumerate(self.levels))
         return source
@@ -188,11 +189,11 @@ def _run(layer: nn.Module, x: Levels, index: int) -> Tensor:
 
 
 def _run_without_keeping_input(layer: nn.Module, x: Levels, index: int) -> Tensor:
-    """``layer(x[index])``, with ``x[index]`` asked for once more by the backward pass."""
+    """Compute ``layer(x[index])`` and evaluate ``x[index]`` again in the backward pass."""
     level = x[index]
     address, numel = level.data_ptr(), level.numel()
 
-    # What is saved may be a view of the level.
+    # The saved tensor may be a view of the level.
     def pack(saved: Tensor) -> Tensor | tuple[torch.Size, tuple[int, ...]]:
         is_level = numel > 0 and saved.data_ptr() == address and saved.numel() == numel
         return (saved.shape, saved.stride()) if is_level else saved

@@ -1,4 +1,4 @@
-"""Proposals of an RPN that was trained on its own, as the paper's were (section 4.1)."""
+"""Proposals from an independently trained RPN, as in the paper (PANet, section 4.1)."""
 
 from typing import Any
 
@@ -19,18 +19,19 @@ from .build import build_model
 
 @PROPOSAL_GENERATOR_REGISTRY.register()
 class IndependentRPN(nn.Module):
-    """Proposals of another network, which is not trained and sees the images by itself.
+    """Proposal generator that runs a separate, frozen proposal network (PANet, section 4.1).
 
-    Unlike proposals from files, they are made for what the model sees, be it crops, scales or
-    windows. The network's weights become part of the model's; to begin with, they are random, see
-    :func:`panet.checkpoint.load_independent_rpn`.
+    Unlike precomputed proposals, these are computed for the actual input of the model, such as
+    crops, rescaled images or tiles. The weights of the network are part of the model's weights.
+    They are random at first, see :func:`panet.checkpoint.load_independent_rpn`.
     """
 
     @configurable
     def __init__(self, *, network: ProposalNetwork) -> None:
         """
         Args:
-            network: trained, for images that are normalized as the model's are.
+            network: proposal network, which is frozen. It must expect the same image
+                normalization as the model.
         """
         super().__init__()
         self.network = network.requires_grad_(False)
@@ -54,27 +55,29 @@ class IndependentRPN(nn.Module):
     ) -> tuple[list[Instances], dict[str, Tensor]]:
         """
         Args:
-            images: normalized, N of (3, H, W) at most.
-            features: of the model itself; they do not matter.
-            gt_instances: they do not matter either.
+            images: N normalized images, padded to (N, 3, H, W).
+            features: unused.
+            gt_instances: unused.
 
         Returns:
-            For each of the N images its "proposal_boxes" and "objectness_logits", the best first,
-            ``MODEL.RPN.POST_NMS_TOPK_TEST`` of the network at most; no losses.
+            For each image, Instances with "proposal_boxes" and "objectness_logits" in descending
+            order of score, at most ``MODEL.RPN.POST_NMS_TOPK_TEST`` of the proposal network's
+            config; and an empty dict of losses.
         """
-        own_features = self.network.backbone(images.tensor)
-        proposals, _ = self.network.proposal_generator(images, own_features, None)
+        proposals, _ = self.network.proposal_generator(
+            images, self.network.backbone(images.tensor), None
+        )
         return proposals, {}
 
 
 def proposal_network_config(cfg: CfgNode) -> CfgNode:
-    """The configuration of the RPN alone, which has the parameter names of the whole.
+    """Turn a config into that of its backbone and RPN only, with the same parameter names.
 
     Args:
-        cfg: of a ``ProposalNetwork`` or of an R-CNN; it is changed.
+        cfg: config of a ``ProposalNetwork`` or a ``GeneralizedRCNN``; it is modified in place.
 
     Raises:
-        UserError: if it has no RPN of its own.
+        UserError: if the model has no RPN.
     """
     if cfg.MODEL.META_ARCHITECTURE not in ("ProposalNetwork", "GeneralizedRCNN"):
         raise UserError(
@@ -83,8 +86,8 @@ def proposal_network_config(cfg: CfgNode) -> CfgNode:
         )
     if cfg.MODEL.PROPOSAL_GENERATOR.NAME == "PrecomputedProposals":
         raise UserError(
-            "MODEL.PROPOSAL_GENERATOR.NAME is 'PrecomputedProposals': this model reads proposals "
-            "and makes none; take the configuration of one with an RPN."
+            "MODEL.PROPOSAL_GENERATOR.NAME is 'PrecomputedProposals', which reads proposals and "
+            "makes none; use the config of a model with an RPN."
         )
     cfg.MODEL.META_ARCHITECTURE = "ProposalNetwork"
     cfg.MODEL.LOAD_PROPOSALS = False
@@ -92,19 +95,19 @@ def proposal_network_config(cfg: CfgNode) -> CfgNode:
 
 
 def _build_network(cfg: CfgNode) -> nn.Module:
-    own = cfg.MODEL.INDEPENDENT_RPN
-    if not own.CONFIG_FILE:
+    rpn = cfg.MODEL.INDEPENDENT_RPN
+    if not rpn.CONFIG_FILE:
         raise UserError(
-            "MODEL.INDEPENDENT_RPN.CONFIG_FILE is empty; give the configuration of the RPN."
+            "MODEL.INDEPENDENT_RPN.CONFIG_FILE is empty; set it to the config file of the RPN."
         )
-    overrides = ["MODEL.DEVICE", cfg.MODEL.DEVICE, "MODEL.WEIGHTS", own.WEIGHTS]
-    network_cfg = proposal_network_config(load_config(find_config_file(own.CONFIG_FILE), overrides))
+    overrides = ["MODEL.DEVICE", cfg.MODEL.DEVICE, "MODEL.WEIGHTS", rpn.WEIGHTS]
+    network_cfg = proposal_network_config(load_config(find_config_file(rpn.CONFIG_FILE), overrides))
     use_timm_normalization(network_cfg)
     for section, key in (("MODEL", "PIXEL_MEAN"), ("MODEL", "PIXEL_STD"), ("INPUT", "FORMAT")):
-        theirs, ours = network_cfg[section][key], cfg[section][key]
-        if theirs != ours:
+        rpn_value, value = network_cfg[section][key], cfg[section][key]
+        if rpn_value != value:
             raise UserError(
-                f"{own.CONFIG_FILE} has {section}.{key} {theirs}, and this model {ours}; an "
-                "independent RPN sees the model's images, so they must be the same."
+                f"{rpn.CONFIG_FILE} has {section}.{key} {rpn_value}, but this model has {value}; "
+                "they must be the same, because the independent RPN reads the model's images."
             )
     return build_model(network_cfg)

@@ -1,4 +1,4 @@
-"""The mask branch: adaptive feature pooling and fully-connected fusion (sections 3.2, 3.3)."""
+"""Mask head with fully-connected fusion (PANet, section 3.3)."""
 
 from typing import TYPE_CHECKING, Any
 
@@ -19,7 +19,7 @@ from torch.utils.checkpoint import checkpoint
 
 from panet.utils.choices import check_choice
 
-from .cpu.recorded import is_recorded
+from .cpu.tracing import is_tracing
 from .fully_connected import FullyConnected
 from .fusion import FusedFirstLayer, fusion_from_config
 from .norms import check_roi_norm
@@ -30,13 +30,15 @@ _COMBINATIONS = ("sum", "product", "max")
 if TYPE_CHECKING:
     MaskHeadOutput = list[Instances] | dict[str, Tensor]
 else:
-    MaskHeadOutput = list[Instances]  # TorchScript is for inference, and reads annotations
+    MaskHeadOutput = list[Instances]  # TorchScript evaluates annotations, and is for inference
 
 
 class FullyConnectedBranch(nn.Module):
-    """conv4_fc, conv5_fc and one fc layer: a class-agnostic mask from the whole RoI.
+    """Fully-connected branch of the mask head (PANet, section 3.3).
 
-    conv4_fc keeps the channels and conv5_fc halves them, both 3x3 with normalization and ReLU.
+    It predicts a class-agnostic mask from the whole RoI with two 3x3 convolutions, conv4_fc and
+    conv5_fc, and one fc layer. conv5_fc halves the number of channels. Both convolutions are
+    followed by normalization and ReLU.
     """
 
     def __init__(
@@ -47,7 +49,7 @@ class FullyConnectedBranch(nn.Module):
             input_shape: channels, height and width of the features.
             mask_size: height and width of the mask.
             norm: normalization of the convolutions.
-            relu: whether the fc layer is followed by a ReLU, as in the authors' release.
+            relu: add a ReLU after the fc layer, as in the authors' release.
         """
         super().__init__()
         channels, height, width = input_shape.channels, input_shape.height, input_shape.width
@@ -58,7 +60,7 @@ class FullyConnectedBranch(nn.Module):
         )
         self.mask_size = mask_size
         self.relu = relu
-        # Logits start near zero, like those of detectron2's mask predictor.
+        # Same initialization as detectron2's mask predictor: logits start near zero.
         nn.init.normal_(self.fc.weight, std=0.001)
         nn.init.zeros_(self.fc.get_parameter("bias"))
 
@@ -78,13 +80,16 @@ class FullyConnectedBranch(nn.Module):
 
 @ROI_MASK_HEAD_REGISTRY.register()
 class PANetMaskHead(MaskRCNNConvUpsampleHead):
-    """detectron2's mask head with its first convolution one for each level, and the FC branch.
+    """Mask head with adaptive feature pooling and fully-connected fusion (PANet, section 3.3).
 
-    The fully-connected branch leaves the convolutional one after one of its convolutions, conv3
-    in the paper, and its logits are combined with those of every class.
+    detectron2's ``MaskRCNNConvUpsampleHead`` whose first convolution is a
+    :class:`FusedFirstLayer` (section 3.2). A :class:`FullyConnectedBranch` starts from the output
+    of one of the convolutions, conv3 in the paper, and its logits are added to, or otherwise
+    combined with, the logits of every class.
 
     Attributes:
-        rois_at_a_time: how many masks to compute together on a CPU; None for all.
+        rois_at_a_time: number of masks to predict at a time on a CPU; None to predict all masks
+            at once.
     """
 
     @configurable
@@ -107,21 +112,22 @@ class PANetMaskHead(MaskRCNNConvUpsampleHead):
     ) -> None:
         """
         Args:
-            input_shape: channels, height and width of what is pooled from one level.
-            num_classes: masks for each RoI, 1 if they are class-agnostic.
-            conv_dims: output channels of the convolutions, and last of the deconvolution.
+            input_shape: channels, height and width of the RoI features of one level.
+            num_classes: number of masks per RoI; 1 for class-agnostic masks.
+            conv_dims: output channels of the convolutions; the last element is for the
+                deconvolution.
             conv_norm: normalization of the convolutions.
-            num_levels: L, the number of levels pooled from.
+            num_levels: L, the number of levels.
             fusion, fusion_position, recompute, batched: see :class:`FusedFirstLayer`.
-            fc_source: the convolution that the fully-connected branch reads, "conv2", "conv3"
-                or "conv4"; "none" for no such branch.
-            fc_combination: "sum", "product" or "max" of the logits of the two branches.
-            fc_relu: whether that branch ends in a ReLU.
+            fc_source: input of the fully-connected branch: the output of "conv2", "conv3" or
+                "conv4", or "none" to disable the branch.
+            fc_combination: how to combine the logits of both branches: "sum", "product" or "max".
+            fc_relu: see ``relu`` of :class:`FullyConnectedBranch`.
             kwargs: see ``BaseMaskRCNNHead``.
 
         Raises:
-            ValueError: if a norm, a value of the fusion or of the branch is unknown, if there
-                is no convolution, or not the one that the branch should read.
+            ValueError: if a norm, a fusion argument, ``fc_source`` or ``fc_combination`` is
+                unknown, or if there are no convolutions or too few for ``fc_source``.
         """
         conv_norm = check_roi_norm("MODEL.ROI_MASK_HEAD.NORM", conv_norm)
         check_choice("MODEL.FC_FUSION.SOURCE", fc_source, ("none", "conv2", "conv3", "conv4"))
@@ -179,16 +185,17 @@ class PANetMaskHead(MaskRCNNConvUpsampleHead):
     def forward(self, x: Levels, instances: list[Instances]) -> MaskHeadOutput:
         """
         Args:
-            x: what was pooled from each level, L of (R, C, H, W).
-            instances: for each image, in training its foreground proposals with their
-                ``gt_classes`` and ``gt_masks``, at inference its detections with their
-                ``pred_classes``; R in all.
+            x: RoI features of L levels, each (R, C, H, W).
+            instances: R instances in total, grouped by image. In training, foreground proposals
+                with ``gt_classes`` and ``gt_masks``; at inference, detections with
+                ``pred_classes``.
 
         Returns:
-            In training a dict with "loss_mask"; at inference ``instances``, with the field
-            ``pred_masks``: probabilities, (R_i, 1, 2 H, 2 W).
+            In training, a dict with "loss_mask". At inference, ``instances`` with the additional
+            field ``pred_masks``: probabilities, (R_i, 1, 2 H, 2 W).
         """
-        # Both functions take a single mask for each RoI for that of its class.
+        # detectron2's loss and inference functions treat a single mask per RoI as class-agnostic,
+        # so it is enough to predict the mask of each RoI's class.
         if self.training:
             logits = self.layers(x, torch.cat([i.gt_classes for i in instances]))
             loss = mask_rcnn_loss(logits.float(), instances, self.vis_period)
@@ -200,15 +207,15 @@ class PANetMaskHead(MaskRCNNConvUpsampleHead):
     def layers(self, x: Levels, classes: Tensor | None = None) -> Tensor:
         """
         Args:
-            x: what was pooled from each level, L of (R, C, H, W).
-            classes: the one class, for each of the R RoIs, to compute a mask of; None for all.
+            x: RoI features of L levels, each (R, C, H, W).
+            classes: (R,), the class to predict a mask of for each RoI; None for all classes.
 
         Returns:
-            Mask logits, (R, num_classes, 2 H, 2 W), or (R, 1, 2 H, 2 W) if given ``classes``.
+            Mask logits, (R, num_classes, 2 H, 2 W), or (R, 1, 2 H, 2 W) with ``classes``.
         """
         fc_logits: Tensor | None = None
         features: Levels = x
-        for index, layer in enumerate(self):  # TorchScript knows no plain lists of modules
+        for index, layer in enumerate(self):  # TorchScript does not support lists of modules
             if index < self.num_convs:
                 features = layer(features)
                 if self.fc_branch is not None and index == self.fc_source_index:
@@ -224,7 +231,7 @@ class PANetMaskHead(MaskRCNNConvUpsampleHead):
         return torch.maximum(logits, fc_logits)
 
     def _predict(self, x: Tensor, classes: Tensor | None) -> Tensor:
-        """Deconvolution and last layer, for all classes or for one of each RoI."""
+        """Apply the deconvolution and the predictor, for all classes or one class per RoI."""
         if classes is None or self.predictor.out_channels == 1:
             return self.predictor(self.deconv_relu(self.deconv(x)))
         if torch.jit.is_scripting():
@@ -233,10 +240,10 @@ class PANetMaskHead(MaskRCNNConvUpsampleHead):
 
     def _predict_in_parts(self, x: Tensor, classes: Tensor) -> Tensor:
         parts = self.rois_at_a_time
-        if parts is None or not x.is_cpu or is_recorded() or len(x) == 0:
+        if parts is None or not x.is_cpu or is_tracing() or len(x) == 0:
             return self._predict_classes(x, classes)
-        # The upsampled maps are the largest of the head by far. Those of a few RoIs stay in a
-        # CPU's cache, and are sooner computed again for the backward pass than fetched.
+        # The upsampled maps are by far the largest of the head. Those of a few RoIs fit into the
+        # CPU cache, and recomputing them in the backward pass is faster than loading them.
         return torch.cat(
             [
                 checkpoint(self._predict_classes, *part, use_reentrant=False)

@@ -1,4 +1,4 @@
-"""The pyramid that mmdetection calls PAFPN."""
+"""The PAFPN variant of mmdetection."""
 
 from typing import Any
 
@@ -8,14 +8,15 @@ from detectron2.modeling import BACKBONE_REGISTRY
 from detectron2.modeling.backbone.fpn import LastLevelMaxPool
 from torch import Tensor
 
-from .pafpn import PAFPN, build_resnet_pyramid
+from .backbones.deformable import build_resnet
+from .pafpn import PAFPN, build_pyramid
 
 
 class MMDetPAFPN(PAFPN):
-    """mmdetection's variant of the bottom-up path, which adds first and convolves afterwards.
+    """mmdetection's variant of PAFPN, which sums all levels first and then convolves each sum.
 
-    With ``M2 = P2`` and ``M(i+1) = P(i+1) + norm(conv3x3_stride2(M(i)))`` the outputs are
-    ``N2 = P2`` and ``N(i) = norm(conv3x3(M(i)))``; there is no ReLU, and by default no norm.
+    With ``M2 = P2`` and ``M(i+1) = P(i+1) + norm(conv3x3_stride2(M(i)))``, the outputs are
+    ``N2 = P2`` and ``N(i) = norm(conv3x3(M(i)))``. There is no ReLU and, by default, no norm.
     """
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
@@ -39,5 +40,5 @@ class MMDetPAFPN(PAFPN):
 
 @BACKBONE_REGISTRY.register()
 def build_resnet_mmdet_pafpn_backbone(cfg: CfgNode, input_shape: ShapeSpec) -> MMDetPAFPN:
-    """A ResNet under mmdetection's pyramid, with "p6" a stride-2 max-pool of "p5"."""
-    return build_resnet_pyramid(cfg, input_shape, MMDetPAFPN, LastLevelMaxPool())
+    """Build a ResNet with mmdetection's PAFPN, where "p6" is a stride-2 max pooling of "p5"."""
+    return build_pyramid(cfg, build_resnet(cfg, input_shape), MMDetPAFPN, LastLevelMaxPool())

@@ -1,28 +1,28 @@
-"""Names of normalization layers."""
+"""Checks of normalization layer names."""
 
 from panet.utils.choices import check_choice
 
 NORMS = ("", "GN", "BN", "SyncBN", "naiveSyncBN", "naiveSyncBN_N", "FrozenBN", "LN")
-"""What :func:`detectron2.layers.get_norm` accepts, "" for no normalization."""
+"""Names accepted by :func:`detectron2.layers.get_norm`; "" means no normalization."""
 
 
 def check_norm(key: str, norm: str) -> str:
-    """Return ``norm`` if detectron2 knows it.
+    """Return ``norm`` if it is one of :data:`NORMS`.
 
     Raises:
-        ValueError: naming ``key``, the value and the allowed values.
+        ValueError: if it is not; the message names ``key``, the value and the allowed values.
     """
     return check_choice(key, norm, NORMS)
 
 
 def check_roi_norm(key: str, norm: str) -> str:
-    """The name to build a RoI head with, whose batch may be empty on some processes.
+    """Return the norm to use in a RoI head, whose batch may be empty on some processes.
 
-    detectron2's convolutions refuse an empty batch under "SyncBN"; "naiveSyncBN_N" is its
-    variant for them, with the same parameters.
+    detectron2's convolutions do not support empty batches with "SyncBN". It is replaced with
+    "naiveSyncBN_N", which supports them and has the same parameters.
 
     Raises:
-        ValueError: naming ``key``, the value and the allowed values.
+        ValueError: if the norm is unknown; see :func:`check_norm`.
     """
     check_norm(key, norm)
     return "naiveSyncBN_N" if norm == "SyncBN" else norm

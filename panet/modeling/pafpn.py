@@ -1,4 +1,4 @@
-"""Bottom-up path augmentation: the pyramid of PANet (section 3.1 of the paper)."""
+"""Path Aggregation FPN: an FPN with bottom-up path augmentation (PANet, section 3.1)."""
 
 import math
 from collections.abc import Sequence
@@ -22,25 +22,25 @@ from .norms import check_norm
 
 
 class TopBlock(Protocol):
-    """What detectron2's ``LastLevelMaxPool`` and ``LastLevelP6P7`` have in common."""
+    """Interface of detectron2's ``LastLevelMaxPool`` and ``LastLevelP6P7``."""
 
     num_levels: int
     in_feature: str
 
     def __call__(self, x: Tensor) -> Sequence[Tensor]:
-        """Further levels, each half the size of the one before."""
+        """Compute the extra levels, each at half the resolution of the previous one."""
 
 
 class PAFPN(FPN):
-    """FPN followed by a second, bottom-up path.
+    """Path Aggregation FPN: an FPN followed by a bottom-up path (PANet, section 3.1).
 
-    The finest level is passed on as it is, ``N2 = P2``; every coarser one is
-    ``N(i+1) = act(conv3x3(act(conv3x3_stride2(N(i))) + P(i+1)))``, where ``act`` is the
-    normalization, if any, followed by ReLU. Extra levels are computed from these outputs, not
-    from FPN's.
+    The finest level is passed through, ``N2 = P2``. Every coarser level is computed as
+    ``N(i+1) = act(conv3x3(act(conv3x3_stride2(N(i))) + P(i+1)))``, where ``act`` is the optional
+    normalization followed by ReLU. Extra levels are computed from the outputs of this path, not
+    from those of FPN.
 
-    The outputs keep FPN's names, "p2", "p3", ..., so the class stands in wherever detectron2
-    takes an FPN; parameters that both have share their names too, so FPN's checkpoints load.
+    Outputs keep FPN's names ("p2", "p3", ...), so this class can replace FPN in any detectron2
+    model. Shared parameters keep FPN's names as well, so FPN checkpoints can be loaded.
     """
 
     def __init__(
@@ -59,18 +59,18 @@ class PAFPN(FPN):
         Args:
             bottom_up, in_features, out_channels, norm, fuse_type, square_pad: see
                 :class:`detectron2.modeling.FPN`.
-            top_block: extra levels beyond the coarsest one, e.g. ``LastLevelMaxPool()``. Its
-                ``in_feature`` must be an output of the path, e.g. "p5".
-            path_norm: normalization of the convolutions of the bottom-up path.
-            path_bias: whether they have a bias before the normalization too; without one they
-                always have.
+            top_block: computes extra levels after the coarsest one, e.g. ``LastLevelMaxPool()``.
+                Its ``in_feature`` must be an output of the bottom-up path, e.g. "p5".
+            path_norm: normalization of the convolutions in the bottom-up path.
+            path_bias: add a bias to these convolutions even if they are normalized. Without
+                normalization they always have a bias.
 
         Raises:
-            ValueError: if a norm is unknown, or if ``top_block`` reads anything but an output.
+            ValueError: if a norm is unknown, or if ``top_block.in_feature`` is not an output.
         """
         check_norm("MODEL.FPN.NORM", norm)
         check_norm("MODEL.PAFPN.NORM", path_norm)
-        # FPN would apply the top block to its own coarsest level.
+        # No top block here: FPN would apply it to its own coarsest level.
         super().__init__(bottom_up, in_features, out_channels, norm, None, fuse_type, square_pad)
         levels = self._out_features
         if top_block is not None:
@@ -80,25 +80,20 @@ class PAFPN(FPN):
         count = 0 if top_block is None else top_block.num_levels
         self._extra_levels = [f"p{stage + i}" for i in range(1, count + 1)]
         self.path_downsample = nn.ModuleDict(
-            {
-                level: _path_conv(out_channels, path_norm, path_bias, stride=2)
-                for level in levels[:-1]
-            }
+            {name: _path_conv(out_channels, path_norm, path_bias, stride=2) for name in levels[:-1]}
         )
         self.path_output = nn.ModuleDict(
-            {
-                level: _path_conv(out_channels, path_norm, path_bias, stride=1)
-                for level in levels[1:]
-            }
+            {name: _path_conv(out_channels, path_norm, path_bias, stride=1) for name in levels[1:]}
         )
 
     def forward(self, x: Tensor) -> dict[str, Tensor]:
         """
         Args:
-            x: images, (N, 3, H, W), H and W multiples of ``size_divisibility``.
+            x: images, (N, 3, H, W). H and W must be multiples of ``size_divisibility``.
 
         Returns:
-            Feature maps from fine to coarse, each (N, out_channels, H / stride, W / stride).
+            Feature maps by name, from fine to coarse, each
+            (N, out_channels, H / stride, W / stride).
         """
         features = self.top_down(self.bottom_up(x))
         self.augment(features)
@@ -109,10 +104,10 @@ class PAFPN(FPN):
         return features
 
     def top_down(self, x: dict[str, Tensor]) -> dict[str, Tensor]:
-        """FPN's levels: a lateral convolution plus the coarser level, then another convolution.
+        """Compute FPN's levels.
 
         Args:
-            x: the backbone's features by name.
+            x: backbone features by name.
 
         Returns:
             P2, P3, ... by name, from fine to coarse.
@@ -135,10 +130,10 @@ class PAFPN(FPN):
         return {name: levels[index] for index, name in enumerate(self._out_features)}
 
     def augment(self, features: dict[str, Tensor]) -> None:
-        """Replace FPN's levels by those of the bottom-up path.
+        """Replace FPN's levels P2, P3, ... with N2, N3, ... in place.
 
         Args:
-            features: P2, P3, ... by name, from fine to coarse; N2, N3, ... afterwards.
+            features: FPN's levels by name, from fine to coarse.
         """
         finer = features[self._out_features[0]]
         for downsample, (name, output) in zip(
@@ -148,7 +143,7 @@ class PAFPN(FPN):
             features[name] = finer
 
     def output_shape(self) -> dict[str, ShapeSpec]:
-        """Channels and stride of every output, from fine to coarse."""
+        """Return channels and stride of every output, from fine to coarse."""
         shapes = super().output_shape()
         channels = shapes[self._out_features[-1]].channels
         stride = shapes[self._out_features[-1]].stride
@@ -173,29 +168,14 @@ def _path_conv(channels: int, norm: str, bias: bool, stride: int) -> Conv2d:
     return conv
 
 
-def build_resnet_pyramid(
-    cfg: CfgNode, input_shape: ShapeSpec, pyramid: type[PAFPN], top_block: TopBlock
-) -> PAFPN:
-    """A ResNet under ``pyramid``, both as ``cfg`` says.
-
-    Args:
-        cfg: keys ``MODEL.RESNETS``, ``MODEL.BACKBONE``, ``MODEL.FPN`` and ``MODEL.PAFPN``.
-        input_shape: channels of the images.
-        pyramid: :class:`PAFPN` or a subclass.
-        top_block: see :class:`PAFPN`.
-    """
-    bottom_up = build_resnet(cfg, input_shape)
-    return build_pyramid(cfg, bottom_up, pyramid, top_block)
-
-
 def build_pyramid(
     cfg: CfgNode, bottom_up: Backbone, pyramid: type[PAFPN], top_block: TopBlock
 ) -> PAFPN:
-    """Any backbone under ``pyramid``, which is as ``cfg`` says.
+    """Build a pyramid on a backbone from a config.
 
     Args:
-        cfg: keys ``MODEL.FPN`` and ``MODEL.PAFPN``.
-        bottom_up: has the outputs ``MODEL.FPN.IN_FEATURES``.
+        cfg: config with ``MODEL.FPN`` and ``MODEL.PAFPN``.
+        bottom_up: backbone with the outputs ``MODEL.FPN.IN_FEATURES``.
         pyramid: :class:`PAFPN` or a subclass.
         top_block: see :class:`PAFPN`.
     """
@@ -213,19 +193,19 @@ def build_pyramid(
 
 @BACKBONE_REGISTRY.register()
 def build_resnet_pafpn_backbone(cfg: CfgNode, input_shape: ShapeSpec) -> PAFPN:
-    """A ResNet under the pyramid, with "p6" a stride-2 max-pool of "p5" (the paper's N5)."""
-    return build_resnet_pyramid(cfg, input_shape, PAFPN, LastLevelMaxPool())
+    """Build a ResNet with PAFPN, where "p6" is a stride-2 max pooling of "p5" (the paper's N5)."""
+    return build_pyramid(cfg, build_resnet(cfg, input_shape), PAFPN, LastLevelMaxPool())
 
 
 @BACKBONE_REGISTRY.register()
 def build_retinanet_resnet_pafpn_backbone(cfg: CfgNode, input_shape: ShapeSpec) -> PAFPN:
-    """A ResNet under the pyramid with RetinaNet's convolutional "p6" and "p7" on top of "p5"."""
+    """Build a ResNet with PAFPN and RetinaNet's convolutional "p6" and "p7" on top of "p5"."""
     channels = cfg.MODEL.FPN.OUT_CHANNELS
     top_block = LastLevelP6P7(channels, channels, "p5")
-    return build_resnet_pyramid(cfg, input_shape, PAFPN, top_block)
+    return build_pyramid(cfg, build_resnet(cfg, input_shape), PAFPN, top_block)
 
 
 @BACKBONE_REGISTRY.register()
 def build_timm_pafpn_backbone(cfg: CfgNode, input_shape: ShapeSpec) -> PAFPN:
-    """The timm model of ``cfg`` under the pyramid, with "p6" a stride-2 max-pool of "p5"."""
+    """Build a timm model with PAFPN, where "p6" is a stride-2 max pooling of "p5"."""
     return build_pyramid(cfg, build_timm_backbone(cfg, input_shape), PAFPN, LastLevelMaxPool())

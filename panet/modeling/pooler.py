@@ -1,4 +1,4 @@
-"""Adaptive feature pooling: every RoI from every level (section 3.2 of the paper)."""
+"""Adaptive feature pooling: RoIAlign of every RoI on every level (PANet, section 3.2)."""
 
 import functools
 from collections.abc import Callable, Iterator, Sequence
@@ -14,26 +14,28 @@ from torchvision.ops import roi_align
 
 from panet.utils.choices import check_choice
 
-from .cpu.recorded import is_recorded
 from .cpu.roi_align import Grid, gather_roi_align
+from .cpu.tracing import is_tracing
 
 POOLER_TYPES = {"ROIAlign": False, "ROIAlignV2": True}
-"""Pooler types of detectron2 that pool from all levels, and whether each aligns by half a pixel."""
+"""Supported values of ``POOLER_TYPE``; True for those that shift boxes by half a pixel."""
 
 PoolLevel = Callable[[Tensor, Tensor, Grid], Tensor]
-"""Pools from a level (N, C, H, W) RoIs (R, 5) by a grid, to (R, C, bins, bins)."""
+"""Pools RoIs (R, 5) from a level (N, C, H, W) on a grid, and returns (R, C, bins, bins)."""
 
 if TYPE_CHECKING:
     Levels = Tensor | Sequence[Tensor]
 else:
-    # TorchScript reads annotations, and has one type only for what a pooler returns.
+    # TorchScript evaluates annotations and requires a single return type for poolers.
     Levels = Tensor
 
 
 class AssignedLevelPooler(nn.Module):
-    """detectron2's pooler, every RoI from the one level that its size assigns it to.
+    """detectron2's pooler, which pools every RoI from the single level assigned to it by its size.
 
-    The output has the leading axis that heads expect of :class:`AllLevelPooler`, of length 1.
+    This is the baseline without adaptive feature pooling (PANet, section 3.2). The output has a
+    leading axis of length 1, so that heads can treat it like the output of
+    :class:`AllLevelPooler`.
     """
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
@@ -48,25 +50,26 @@ class AssignedLevelPooler(nn.Module):
         """
         Args:
             x: feature maps from fine to coarse, each (N, C, H_l, W_l).
-            box_lists: N sets of boxes in pixels of the input image, R in all.
+            box_lists: boxes of N images in input image pixels, R in total.
 
         Returns:
             (1, R, C, output_size, output_size).
         """
-        # It would round the boxes to the features' precision, and so move the samples.
+        # ROIPooler would round the boxes to the precision of the features.
         exact = torch.promote_types(x[0].dtype, torch.float32)
         return self.pooler([level.to(exact) for level in x], box_lists)[None].to(x[0].dtype)
 
 
 class PooledLevels(Sequence[Tensor]):
-    """All RoIs from each of L levels, (R, C, bins, bins) for a level, pooled when asked for.
+    """The RoI features of L levels, each (R, C, bins, bins), pooled lazily on access.
 
-    The first layer of a head needs one level at a time. So pooled, they need not all be kept,
-    and in training they can be pooled again instead.
+    The first layer of a head reads one level at a time. Pooling a level on access means that the
+    levels do not have to be kept in memory together, and that training can pool a level again in
+    the backward pass instead of storing it.
 
-    It stands in for the tensor (L, R, C, bins, bins), :meth:`stack`, which it has the shape, the
-    arithmetic and the public methods of, and which functions of PyTorch take for it. Each of
-    them pools anew; only whole levels, their shape, dtype and device come without the stack.
+    The object can be used like the tensor (L, R, C, bins, bins) returned by :meth:`stack`: it has
+    the tensor's shape, arithmetic operators and public methods, and PyTorch functions accept it.
+    All of these pool all levels again, except indexing by level, shape, dtype and device.
     """
 
     def __init__(
@@ -75,9 +78,9 @@ class PooledLevels(Sequence[Tensor]):
         """
         Args:
             x: L feature maps, each (N, C, H_l, W_l).
-            rois: (R, 5): index into the batch, then x0, y0, x1, y1 in pixels of the input image.
-            grids: for each level, what to sample; ``samples`` 0 for as many as a bin has pixels.
-            pool: called with a level, ``rois`` and its grid to pool from it.
+            rois: (R, 5): batch index, x0, y0, x1, y1 in input image pixels.
+            grids: sampling grid of each level. ``samples`` 0 means one sample per pixel of a bin.
+            pool: function that pools ``rois`` from one level on its grid.
         """
         self.x = x
         self.rois = rois
@@ -101,11 +104,11 @@ class PooledLevels(Sequence[Tensor]):
         return self.stack()[index]
 
     def stack(self) -> Tensor:
-        """All levels, (L, R, C, bins, bins)."""
+        """Pool all levels and return them as one tensor, (L, R, C, bins, bins)."""
         return torch.stack(list(self))
 
     def split_rois(self, size: int) -> "Iterator[PooledLevels]":
-        """The same levels of at most ``size`` RoIs at a time; of none, once."""
+        """Yield chunks of at most ``size`` RoIs. Without RoIs, yield one empty chunk."""
         for rois in self.rois.split(size):
             yield PooledLevels(self.x, rois, self.grids, self.pool)
 
@@ -116,7 +119,7 @@ class PooledLevels(Sequence[Tensor]):
         return torch.Size([len(self), len(self.rois), self.x[0].shape[1], bins, bins])
 
     def size(self, dim: int | None = None) -> Any:
-        """The shape, or one element of it, as of a tensor."""
+        """Return the shape or one of its elements, like :meth:`torch.Tensor.size`."""
         return self.shape if dim is None else self.shape[dim]
 
     @property
@@ -162,7 +165,7 @@ class PooledLevels(Sequence[Tensor]):
 
 
 def _stacked(value: Any) -> Any:
-    """The same with tensors for :class:`PooledLevels`, in lists, tuples and dicts too."""
+    """Replace every :class:`PooledLevels` in nested lists, tuples and dicts with its stack."""
     if isinstance(value, PooledLevels):
         return value.stack()
     if isinstance(value, list):
@@ -175,34 +178,37 @@ def _stacked(value: Any) -> Any:
 
 
 def pool_level(x: Tensor, rois: Tensor, grid: Grid) -> Tensor:
-    """RoIAlign from one level by torchvision.
+    """Pool RoIs from one level with torchvision's RoIAlign.
 
     Args:
         x: feature map, (N, C, H, W).
         rois: (R, 5), see :class:`PooledLevels`.
-        grid: what to sample.
+        grid: sampling grid.
 
     Returns:
         (R, C, bins, bins) in the dtype of ``x``.
     """
     exact = torch.promote_types(x.dtype, torch.float32)
-    # It would make a second copy of a map that is channels-last.
+    # torchvision would make a second copy of a channels-last map.
     x_exact = x.to(exact, memory_format=torch.contiguous_format)
     pooled = roi_align(x_exact, rois.to(exact), grid.bins, grid.scale, grid.samples, grid.aligned)
     return pooled.to(x.dtype)
 
 
 def pool_level_on_cpu(x: Tensor, rois: Tensor, grid: Grid) -> Tensor:
-    """:func:`pool_level`, on a CPU by a gather where there is one."""
-    # It needs a grid that is the same for every RoI. On CUDA, torchvision's own kernel is not
-    # what bounds the model.
-    if grid.samples == 0 or not x.is_cpu or is_recorded():
+    """Like :func:`pool_level`, but with :func:`gather_roi_align` on a CPU if possible."""
+    # The gather needs the same number of samples for every RoI. On CUDA, torchvision's RoIAlign
+    # is not the bottleneck of the model.
+    if grid.samples == 0 or not x.is_cpu or is_tracing():
         return pool_level(x, rois, grid)
     return gather_roi_align(x, rois.to(torch.promote_types(x.dtype, torch.float32)), grid)
 
 
 class AllLevelPooler(nn.Module):
-    """RoIAlign of every RoI from all levels."""
+    """Adaptive feature pooling: RoIAlign of every RoI on all levels (PANet, section 3.2).
+
+    The pooled levels are fused by :class:`FusedFirstLayer` in the box and mask heads.
+    """
 
     grids: list[Grid]
     _pool_level: PoolLevel = staticmethod(pool_level)
@@ -217,16 +223,16 @@ class AllLevelPooler(nn.Module):
     ) -> None:
         """
         Args:
-            output_size: height and width of the pooled grid, in bins.
-            scales: for each level, its size divided by the input image's.
-            sampling_ratio: samples along each side of a bin; 0 for as many as the bin has pixels.
-            pooler_type: "ROIAlignV2", or "ROIAlign" for the legacy one without the shift by half
-                a pixel.
-            batched: return all levels in one tensor, on CUDA computed by one kernel in Triton if
-                that is installed.
+            output_size: height and width of the output, in bins.
+            scales: for each level, its size divided by the size of the input image.
+            sampling_ratio: samples along each side of a bin; 0 for one sample per pixel of a bin.
+            pooler_type: "ROIAlignV2", or "ROIAlign" for the legacy version without the half-pixel
+                shift.
+            batched: return all levels in one tensor. On CUDA they are computed by a single Triton
+                kernel if Triton is installed.
 
         Raises:
-            ValueError: if ``pooler_type`` is neither of these.
+            ValueError: if ``pooler_type`` is unknown.
         """
         super().__init__()
         check_choice("POOLER_TYPE for adaptive feature pooling", pooler_type, POOLER_TYPES)
@@ -239,11 +245,11 @@ class AllLevelPooler(nn.Module):
         """
         Args:
             x: L feature maps, one for each scale, each (N, C, H_l, W_l).
-            box_lists: N sets of boxes in pixels of the input image, R in all.
+            box_lists: boxes of N images in input image pixels, R in total.
 
         Returns:
-            L levels of (R, C, output_size, output_size), as :class:`PooledLevels`, or if
-            ``batched`` or in TorchScript as one tensor.
+            RoI features of L levels, each (R, C, output_size, output_size), as
+            :class:`PooledLevels`, or as one tensor if ``batched`` or in TorchScript.
         """
         rois = convert_boxes_to_pooler_format(box_lists)
         if torch.jit.is_scripting():
@@ -251,21 +257,21 @@ class AllLevelPooler(nn.Module):
         levels = PooledLevels(x, rois, self.grids, self._pool_level)
         if not self.batched:
             return levels
-        is_for_triton = x[0].is_cuda and x[0].dtype != torch.float64
-        triton_roi_align = _load_triton_roi_align() if is_for_triton else None
+        use_triton = x[0].is_cuda and x[0].dtype != torch.float64
+        triton_roi_align = _load_triton_roi_align() if use_triton else None
         if triton_roi_align is None:
             return levels.stack()
         return triton_roi_align(x, rois, self.grids)
 
 
 class FastAllLevelPooler(AllLevelPooler):
-    """The same, on a CPU by a gather, which is many times as fast there."""
+    """An :class:`AllLevelPooler` that uses :func:`gather_roi_align`, many times faster on a CPU."""
 
     _pool_level = staticmethod(pool_level_on_cpu)
 
     @classmethod
     def of(cls, pooler: AllLevelPooler) -> "FastAllLevelPooler":
-        """What pools as ``pooler`` does."""
+        """Create a pooler with the grids of ``pooler``."""
         grid = pooler.grids[0]
         fast = cls(grid.bins, [], grid.samples, batched=pooler.batched)
         fast.grids = pooler.grids
@@ -274,10 +280,10 @@ class FastAllLevelPooler(AllLevelPooler):
 
 @functools.cache
 def _load_triton_roi_align() -> Callable[..., Tensor] | None:
-    """The kernel, None without Triton. To import it takes a second, and not everybody has it."""
+    """Import the Triton kernel on first use, which takes a second; None without Triton."""
     try:
         from .triton_roi_align import triton_roi_align
-    except (ImportError, AttributeError):  # the latter from versions before 3.3
+    except (ImportError, AttributeError):  # AttributeError: Triton before 3.3
         return None
     return triton_roi_align
 
@@ -285,12 +291,12 @@ def _load_triton_roi_align() -> Callable[..., Tensor] | None:
 def build_pooler(
     cfg: CfgNode, head_cfg: CfgNode, input_shape: dict[str, ShapeSpec]
 ) -> AllLevelPooler | AssignedLevelPooler:
-    """The pooler of one head.
+    """Build the pooler of one head.
 
     Args:
-        cfg: the whole configuration.
-        head_cfg: its node ``MODEL.ROI_BOX_HEAD`` or ``MODEL.ROI_MASK_HEAD``.
-        input_shape: the feature maps, by name.
+        cfg: the full config.
+        head_cfg: the config of the head, ``MODEL.ROI_BOX_HEAD`` or ``MODEL.ROI_MASK_HEAD``.
+        input_shape: shapes of the feature maps by name.
     """
     adaptive = cfg.MODEL.ADAPTIVE_POOLING
     arguments: dict[str, Any] = {

@@ -1,4 +1,4 @@
-"""RoI heads that pool from all levels."""
+"""RoI heads with adaptive feature pooling (PANet, section 3.2)."""
 
 from typing import Any
 
@@ -16,13 +16,13 @@ from .pooler import build_pooler
 
 @ROI_HEADS_REGISTRY.register()
 class PANetROIHeads(StandardROIHeads):
-    """detectron2's heads with the box and mask features pooled for :class:`PANetBoxHead` and
-    :class:`PANetMaskHead`.
+    """detectron2's ``StandardROIHeads`` with adaptive feature pooling (PANet, section 3.2).
 
-    Only what is built differs from the superclass; pooling, heads and losses run as they do there.
+    Box and mask features are pooled from all levels, for :class:`PANetBoxHead` and
+    :class:`PANetMaskHead`. Apart from the poolers, everything is inherited.
     """
 
-    # For TorchScript, as detectron2 annotates its own class.
+    # Required by TorchScript, as in detectron2's StandardROIHeads.
     mask_on: torch.jit.Final[bool]  # type: ignore[misc]
     keypoint_on: torch.jit.Final[bool]  # type: ignore[misc]
 
@@ -42,9 +42,9 @@ class PANetROIHeads(StandardROIHeads):
 
 @ROI_HEADS_REGISTRY.register()
 class CascadePANetROIHeads(PANetROIHeads, CascadeROIHeads):
-    """detectron2's Cascade R-CNN whose stages, each a :class:`PANetBoxHead`, pool from all levels.
+    """detectron2's ``CascadeROIHeads`` with adaptive feature pooling (PANet, section 3.2).
 
-    Every stage has first layers of its own, and so a fusion of its own.
+    Each stage is a :class:`PANetBoxHead` with its own first layers and its own fusion.
     """
 
     @classmethod
@@ -55,9 +55,8 @@ class CascadePANetROIHeads(PANetROIHeads, CascadeROIHeads):
     def _run_stage(
         self, features: list[Tensor], proposals: list[Instances], stage: int
     ) -> tuple[Tensor, Tensor]:
-        # The superclass scales the gradient of what was pooled, which is not there yet: levels are
-        # pooled when the head asks for them. Pooling is linear in the features, so that scaling
-        # their gradient comes to the same.
+        # The superclass scales the gradient of the pooled features, but here the head pools them
+        # lazily. Pooling is linear, so scaling the gradient of the feature maps is equivalent.
         if self.training:
             scale = 1.0 / self.num_cascade_stages
             features = [_ScaledGradient.apply(level, scale) for level in features]
@@ -78,16 +77,16 @@ class _ScaledGradient(torch.autograd.Function):
 
 
 def _check_cascade(cfg: CfgNode) -> None:
-    """Say in one line what detectron2 asserts."""
+    """Raise a readable error where detectron2 would fail an assertion."""
     cascade, first_iou = cfg.MODEL.ROI_BOX_CASCADE_HEAD, cfg.MODEL.ROI_HEADS.IOU_THRESHOLDS[0]
     if not cfg.MODEL.ROI_BOX_HEAD.CLS_AGNOSTIC_BBOX_REG:
         raise UserError(
-            "MODEL.ROI_BOX_HEAD.CLS_AGNOSTIC_BBOX_REG is False; a cascade needs it to be True, for "
-            "its stages hand on one box for each proposal."
+            "MODEL.ROI_BOX_HEAD.CLS_AGNOSTIC_BBOX_REG is False; it must be True for a cascade, "
+            "whose stages refine a single box per proposal."
         )
     if len(cascade.IOUS) != len(cascade.BBOX_REG_WEIGHTS) or cascade.IOUS[0] != first_iou:
         raise UserError(
             f"MODEL.ROI_BOX_CASCADE_HEAD.IOUS is {cascade.IOUS}; it must have as many values as "
-            "MODEL.ROI_BOX_CASCADE_HEAD.BBOX_REG_WEIGHTS, the first of them that of "
+            "MODEL.ROI_BOX_CASCADE_HEAD.BBOX_REG_WEIGHTS and start with the value of "
             f"MODEL.ROI_HEADS.IOU_THRESHOLDS, {first_iou}."
         )

@@ -1,4 +1,4 @@
-"""RoIAlign from all levels of a pyramid as one Triton kernel each way."""
+"""RoIAlign on all levels of a pyramid with one Triton kernel for forward and backward."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -11,40 +11,41 @@ from triton import language as tl
 
 from .cpu.roi_align import Grid
 
-# A warp for each of these bins, 8 channels a thread.
+# One warp per bin, 8 channels per thread.
 _BIN_BLOCK = 4
 _CHANNEL_BLOCK = 256
 
 
 def triton_roi_align(x: Sequence[Tensor], rois: Tensor, grids: Sequence[Grid]) -> Tensor:
-    """What ``torchvision.ops.roi_align`` computes, of every RoI from each of L levels.
+    """``torchvision.ops.roi_align`` of every RoI on each of L levels.
 
-    Coordinates and sums are in single precision, whatever the dtype of ``x``. The gradient adds
-    up by atomic operations. Their order varies from run to run, and so do its last bits.
+    Coordinates and sums are in single precision for all dtypes of ``x``. The gradient is
+    accumulated with atomic operations, so its last bits are not deterministic.
 
     Args:
-        x: feature maps, each (N, C, H_l, W_l), all in float32, float16 or bfloat16. Those that
+        x: feature maps, each (N, C, H_l, W_l), all in float32, float16 or bfloat16. Maps that
             are not channels-last are copied.
-        rois: (R, 5): index into the batch, then x0, y0, x1, y1 in pixels of the input image.
-            They get no gradient.
-        grids: for each level, what to sample; ``samples`` 0 for as many as a bin has pixels. They
-            differ in scale only.
+        rois: (R, 5): batch index, x0, y0, x1, y1 in input image pixels. Gets no gradient.
+        grids: sampling grid of each level. ``samples`` 0 means one sample per pixel of a bin.
+            Grids may differ in scale only.
 
     Returns:
-        (L, R, C, bins, bins) in the dtype of ``x``, every level channels-last. Zero for RoIs that
-        are not finite.
+        (L, R, C, bins, bins) in the dtype of ``x``, every level channels-last; zero for RoIs with
+        non-finite coordinates.
 
     Raises:
-        ValueError: if there is not one grid for each level, or if they differ in more than scale.
+        ValueError: if the number of grids is not L, or if grids differ in more than scale.
     """
     if len(grids) != len(x) or len({grid._replace(scale=1.0) for grid in grids}) != 1:
-        raise ValueError(f"{len(x)} levels need as many grids that differ in scale only: {grids}")
+        raise ValueError(
+            f"{len(x)} levels need {len(x)} grids that differ in scale only; got {grids}."
+        )
     pooled: Tensor = _TritonRoIAlign.apply(rois.float().contiguous(), grids, *x)
     return pooled
 
 
 class _TritonRoIAlign(torch.autograd.Function):
-    """Keeps the RoIs for its backward pass, not the features."""
+    """Saves only the RoIs for the backward pass, not the features."""
 
     @staticmethod
     def forward(ctx: Any, rois: Tensor, grids: Sequence[Grid], *x: Tensor) -> Tensor:
@@ -68,7 +69,7 @@ class _TritonRoIAlign(torch.autograd.Function):
 
 
 def _split(flat: Tensor, shapes: Sequence[torch.Size]) -> list[Tensor]:
-    """Views of consecutive parts as channels-last maps (N, C, H, W)."""
+    """Split a flat tensor into channels-last views of ``shapes``, each (N, C, H, W)."""
     parts = flat.split([shape.numel() for shape in shapes])
     return [
         part.view(images, height, width, channels).permute(0, 3, 1, 2)
@@ -79,12 +80,12 @@ def _split(flat: Tensor, shapes: Sequence[torch.Size]) -> list[Tensor]:
 def _launch(
     maps: Sequence[Tensor], rois: Tensor, pooled: Tensor, grids: Sequence[Grid], backward: bool
 ) -> None:
-    """Run the kernel, for all levels at once.
+    """Run the kernel for all levels at once.
 
     Args:
-        maps: L channels-last maps (N, C, H_l, W_l), read, or if ``backward`` added to.
+        maps: L channels-last maps (N, C, H_l, W_l); read, or accumulated into if ``backward``.
         rois: (R, 5).
-        pooled: (L, R, bins, bins, C), written, or if ``backward`` read.
+        pooled: (L, R, bins, bins, C); written, or read if ``backward``.
     """
     bins, samples, _, aligned = grids[0]
     channels = pooled.shape[-1]
@@ -94,13 +95,13 @@ def _launch(
         len(maps),
         triton.cdiv(channels, channel_block),
     )
-    # Triton launches on the current device.
+    # Triton launches kernels on the current device.
     with torch.cuda.device_of(pooled):
         _kernel[blocks](
             tuple(maps),
             rois,
             pooled,
-            # For integers, it would be compiled anew for each pattern of multiples of 16.
+            # Floats, because Triton specializes kernels on whether integers are multiples of 16.
             tuple(float(level.shape[2]) for level in maps),
             tuple(float(level.shape[3]) for level in maps),
             tuple(grid.scale for grid in grids),
@@ -131,14 +132,14 @@ def _kernel(
     bin_block: tl.constexpr,
     channel_block: tl.constexpr,
 ) -> None:
-    """A block of bins of one RoI, from one level, for a block of channels."""
+    """Process a block of bins of one RoI and a block of channels on one level."""
     blocks: tl.constexpr = (bins * bins + bin_block - 1) // bin_block
     roi = tl.program_id(0) // blocks
     level = tl.program_id(1)
     bin = tl.program_id(0) % blocks * bin_block + tl.arange(0, bin_block)
     channel = tl.program_id(2) * channel_block + tl.arange(0, channel_block)
 
-    # Tuples take no index that is known at run time only.
+    # Tuples cannot be indexed with run-time values.
     pixels, height, width, scale = maps[0], heights[0], widths[0], scales[0]
     for index in tl.static_range(1, len(maps)):
         pixels = tl.where(level == index, maps[index], pixels)
@@ -196,24 +197,24 @@ def _axis(
     samples: tl.constexpr,
     aligned: tl.constexpr,
 ) -> Any:
-    """Where the first bin starts along one axis, how long a bin is, and its samples."""
+    """Return the start of the first bin, the bin size and the samples per bin along one axis."""
     shift: tl.constexpr = 0.5 if aligned else 0.0
     start = start * scale - shift
     extent = end * scale - shift - start
     if not aligned:
         extent = tl.maximum(extent, 1.0)
-    # What is not finite is outside of the map, and has no extent to take a number of samples from.
+    # Move non-finite RoIs outside of the map, with an extent from which samples can be computed.
     start = tl.where(finite, start, float("inf"))
     extent = tl.where(finite, extent, 0.0)
-    # A quotient rounded up past an integer would have one sample more.
+    # Exact rounding: a quotient rounded up past an integer would add a sample.
     size = tl.div_rn(extent, float(bins))
     return start, size, samples if samples > 0 else tl.ceil(size).to(tl.int32)
 
 
 @triton.jit
 def _neighbours(position: tl.tensor, length: tl.tensor) -> Any:
-    """The two pixels around each position along one axis, the weight of the second, and whether
-    the position is at most a pixel outside.
+    """Return the two neighboring pixels of each position along one axis, the weight of the second
+    one, and whether the position is at most one pixel outside of the map.
     """
     inside = (position >= -1.0) & (position <= length)
     position = tl.minimum(tl.maximum(position, 0.0), length - 1.0)
@@ -231,7 +232,7 @@ def _add(
     mask: tl.tensor,
     backward: tl.constexpr,
 ) -> Any:
-    """Adds weighted pixels to the values or, if ``backward``, the weighted values to the pixels."""
+    """Add weighted pixels to the values or, if ``backward``, weighted values to the pixels."""
     pixels += offset[:, None]
     weight = weight[:, None]
     if backward:

@@ -1,1 +1,1 @@
-"""What makes the network fast on a CPU, chosen by what the CPU is."""
+"""Faster CPU implementations of layers, selected by the instruction set of the CPU."""

@@ -1,4 +1,4 @@
-"""Convolutions by whichever algorithm is fastest on this CPU."""
+"""2D convolution with the algorithm that is fastest on this CPU."""
 
 from typing import Any
 
@@ -11,24 +11,25 @@ from torch.nn.grad import conv2d_input
 from panet.utils.cpu import has_avx2_only
 
 from . import winograd
-from .recorded import is_recorded
+from .tracing import is_tracing
 from .weight_gradient import Pair, is_slow, weight_gradient
 
 _WINOGRAD_CHANNELS, _WINOGRAD_PIXELS = 128, 3000
-# Of the input. With fewer, as an image has, the gradient by the weight is no large product.
+# Minimum of input channels. With fewer, such as the 3 of an image, weight gradients are not
+# computed as large matrix products.
 _GRADIENT_CHANNELS = 32
 
 
 def is_improved(x: Tensor, conv: nn.Conv2d) -> bool:
-    """Whether :func:`conv2d` computes ``conv(x)``, or its gradient, sooner than PyTorch.
+    """Whether :func:`conv2d` computes ``conv(x)`` or its gradient faster than PyTorch.
 
     Args:
         x: (N, C, H, W).
-        conv: its norm and activation do not matter.
+        conv: the convolution. Its norm and activation are ignored.
     """
     return (
         x.is_cpu
-        and not is_recorded()
+        and not is_tracing()
         and x.numel() > 0
         and conv.groups == 1
         and conv.dilation == (1, 1)
@@ -49,14 +50,14 @@ def is_improved(x: Tensor, conv: nn.Conv2d) -> bool:
 
 
 def conv2d(x: Tensor, weight: Tensor, bias: Tensor | None, stride: Pair, padding: Pair) -> Tensor:
-    """:func:`torch.nn.functional.conv2d` for what :func:`is_improved` is true of.
+    """:func:`torch.nn.functional.conv2d` for inputs for which :func:`is_improved` is true.
 
     Args:
         x: (N, C, H, W), channels-last.
         weight: (O, C, KH, KW).
         bias: (O,).
-        stride: down and to the right.
-        padding: above and below, left and right.
+        stride: vertical and horizontal stride.
+        padding: vertical and horizontal padding.
 
     Returns:
         (N, O, H', W'), channels-last.
@@ -104,12 +105,12 @@ class _Conv2d(torch.autograd.Function):
 def _is_for_winograd(x: Tensor, weight: Tensor, stride: Any, padding: Any) -> bool:
     """Whether Winograd's algorithm is faster than oneDNN's convolution.
 
-    It is where multiply-adds are what takes the time. With AVX-512, oneDNN does them so fast that
-    they are not.
+    This is the case where the convolution is bound by MACs. With AVX-512, oneDNN is fast enough
+    that it is not.
     """
     outputs, channels, *kernel = weight.shape
     images, _, height, width = x.shape
-    pixels = height * width  # of an image, as only small ones are computed together
+    pixels = height * width  # per image, because only small images are computed together
     if max(height, width) <= winograd.PATCH:
         pixels *= images
     return (

@@ -1,4 +1,4 @@
-"""Fully-connected layers over channels-last feature maps."""
+"""Fully-connected layers on channels-last feature maps."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -13,12 +13,12 @@ from .linear import linear
 
 
 class FastFullyConnected(FullyConnected):
-    """A :class:`FullyConnected` by whichever product is fastest on this CPU."""
+    """A :class:`FullyConnected` with the matrix product that is fastest on this CPU."""
 
     def forward(self, x: Tensor) -> Tensor:
         """
         Args:
-            x: (R, C, H, W); (R, C) will do for maps of one pixel.
+            x: (R, C, H, W), or (R, C) if H = W = 1.
 
         Returns:
             (R, out_features).
@@ -27,19 +27,19 @@ class FastFullyConnected(FullyConnected):
 
     @classmethod
     def of(cls, layer: FullyConnected) -> "FastFullyConnected":
-        """The layer with the parameters and the norm of ``layer``."""
-        with torch.device("meta"):  # parameters that take neither memory nor random numbers
+        """Create a layer that shares the parameters and the norm of ``layer``."""
+        with torch.device("meta"):  # neither allocate nor initialize parameters
             fast = cls(layer.input_shape, layer.out_features)
         fast.norm = layer.norm
         return share_state(fast, layer)
 
 
 class PixelMajorFullyConnected(nn.Module):
-    """A fully-connected layer for inference whose weight lies as channels-last maps do.
+    """A fully-connected layer for inference whose weight is stored in channels-last order.
 
-    Neither is copied for the product, whereas a :class:`FullyConnected` has to flatten channel by
-    channel what lies pixel by pixel. The weight is called ``weight_by_pixel``, so that none in
-    the other order is loaded into it.
+    Channels-last maps can be flattened without a copy, whereas :class:`FullyConnected` must
+    reorder them to channels-first. The weight is named ``weight_by_pixel`` so that weights in
+    channels-first order cannot be loaded by mistake.
     """
 
     def __init__(self, weight_by_pixel: Tensor, bias: Tensor, norm: Any) -> None:
@@ -47,7 +47,7 @@ class PixelMajorFullyConnected(nn.Module):
         Args:
             weight_by_pixel: (out_features, H * W * C).
             bias: (out_features,).
-            norm: what normalizes the output, or None.
+            norm: normalization of the output, or None.
         """
         super().__init__()
         self.weight_by_pixel = nn.Parameter(weight_by_pixel, requires_grad=False)
@@ -57,7 +57,7 @@ class PixelMajorFullyConnected(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """
         Args:
-            x: (R, C, H, W); (R, C) will do for maps of one pixel.
+            x: (R, C, H, W), or (R, C) if H = W = 1.
 
         Returns:
             (R, out_features).
@@ -67,14 +67,14 @@ class PixelMajorFullyConnected(nn.Module):
 
     @staticmethod
     def batched(layers: "Sequence[PixelMajorFullyConnected]", x: Tensor) -> list[Tensor]:
-        """As :meth:`FullyConnected.batched`."""
+        """See :meth:`FullyConnected.batched`."""
         parameters = [(layer.weight_by_pixel, layer.bias) for layer in layers]
         rows = x.movedim(2, -1).flatten(2)
         return multiply_batched(rows, parameters, [layer.norm for layer in layers])
 
     @classmethod
     def of(cls, layer: FullyConnected) -> "PixelMajorFullyConnected":
-        """The layer with the weight of ``layer`` in the other order, its bias and its norm."""
+        """Create a layer with the reordered weight, the bias and the norm of ``layer``."""
         shape = layer.input_shape
         weight = layer.weight.detach().view(-1, shape.channels, shape.height * shape.width)
         return cls(weight.mT.flatten(1), layer.bias.detach(), layer.norm)

@@ -1,8 +1,8 @@
-"""Convolutions for inference that take an addition and a ReLU along, by oneDNN.
+"""Convolutions fused with addition and ReLU by oneDNN, for inference.
 
-The largest maps of the network are those that a residual block and a lateral connection add up. A
-convolution that adds its result to the other summand takes no memory of its own for it, which the
-system would have to clear, and no further passes over the maps.
+Residual blocks and lateral connections add up the largest feature maps of the network. A
+convolution that accumulates into the other summand needs no memory for its output, which the
+operating system would have to clear, and saves passes over the maps.
 """
 
 from typing import Any
@@ -17,14 +17,14 @@ from panet.compat import onednn
 from panet.utils.cpu import HAS_ONEDNN
 
 from .convolution import is_improved
-from .recorded import is_recorded
+from .tracing import is_tracing
 
 
 def can_fuse(conv: Conv2d, x: Tensor) -> bool:
-    """Whether oneDNN's fused operations compute what ``conv`` does of ``x``, (N, C, H, W)."""
+    """Whether oneDNN's fused operations can compute ``conv(x)`` for ``x`` of (N, C, H, W)."""
     return (
         x.is_cpu
-        and not is_recorded()
+        and not is_tracing()
         and x.dtype == conv.weight.dtype
         and x.dtype in (torch.float32, torch.bfloat16)
         and x.numel() > 0
@@ -38,12 +38,12 @@ def can_fuse(conv: Conv2d, x: Tensor) -> bool:
 
 
 def convolve_onto(conv: Conv2d, x: Tensor, total: Tensor) -> Tensor:
-    """``conv(x) + total``.
+    """Compute ``conv(x) + total``.
 
     Args:
-        conv: with or without norm.
+        conv: convolution, with or without norm.
         x: (N, C, H, W).
-        total: (N, O, H', W'); it may be overwritten.
+        total: (N, O, H', W'); may be overwritten.
 
     Returns:
         (N, O, H', W').
@@ -54,16 +54,16 @@ def convolve_onto(conv: Conv2d, x: Tensor, total: Tensor) -> Tensor:
 
 
 class FusedResidualBlock(CNNBlockBase):
-    """A ``BasicBlock`` or ``BottleneckBlock`` of detectron2's, for inference.
+    """detectron2's ``BasicBlock`` or ``BottleneckBlock`` with fused operations, for inference.
 
-    Its children are those of the other block, by the same names.
+    It contains the children of the original block under the same names.
     """
 
     def __init__(self, block: BasicBlock | BottleneckBlock, may_overwrite_input: bool) -> None:
         """
         Args:
-            block: its norms are folded into its convolutions.
-            may_overwrite_input: whether nobody else reads what this block does.
+            block: original block, with norms folded into the convolutions.
+            may_overwrite_input: whether no other module reads the input of this block.
         """
         super().__init__(block.in_channels, block.out_channels, block.stride)
         for name, child in block.named_children():
@@ -80,7 +80,7 @@ class FusedResidualBlock(CNNBlockBase):
         *first, last = (getattr(self, name) for name in self._convs)
         output = x
         for conv in first:
-            output = _relu_of(conv, output)
+            output = _conv_relu(conv, output)
         shortcut = x if self.shortcut is None else self.shortcut(x)
         in_place = self.shortcut is not None or self._may_overwrite_input
         if in_place and can_fuse(last, output) and shortcut.dtype == output.dtype:
@@ -89,13 +89,13 @@ class FusedResidualBlock(CNNBlockBase):
 
 
 def fuse_residual_blocks(model: nn.Module) -> None:
-    """Make the residual blocks of ``model`` whose norms are folded fused ones."""
+    """Replace residual blocks without norms with :class:`FusedResidualBlock`, in place."""
     for stage in list(model.modules()):
         if not isinstance(stage, nn.Sequential):
             continue
         for index, block in enumerate(stage):
             if type(block) in (BasicBlock, BottleneckBlock) and _has_no_norms(block):
-                # What the first one reads may be an output of the backbone.
+                # The input of the first block may be an output of the backbone.
                 stage[index] = FusedResidualBlock(block, may_overwrite_input=index > 0)
 
 
@@ -103,7 +103,7 @@ def _has_no_norms(block: nn.Module) -> bool:
     return all(conv.norm is None for conv in block.modules() if isinstance(conv, Conv2d))
 
 
-def _relu_of(conv: Conv2d, x: Tensor) -> Tensor:
+def _conv_relu(conv: Conv2d, x: Tensor) -> Tensor:
     if not can_fuse(conv, x) or is_improved(x, conv):
         return F.relu_(conv(x))
     return onednn.relu_of_conv2d(conv, x)

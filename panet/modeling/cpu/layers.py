@@ -1,4 +1,4 @@
-"""detectron2's convolutions with fewer passes over the feature map, in training too."""
+"""Faster versions of detectron2's ``Conv2d`` for training and inference."""
 
 from typing import Any
 
@@ -11,10 +11,10 @@ from .convolution import conv2d, is_improved
 
 
 class FrozenNormConv2d(Conv2d):
-    """detectron2's convolution with its :class:`FrozenBatchNorm2d` multiplied into the weight.
+    """detectron2's ``Conv2d`` with its :class:`FrozenBatchNorm2d` folded into the weight.
 
-    It trains as before, but the norm takes no pass over the feature map, nor keeps one for the
-    backward pass. Parameters, buffers and their names stay the same.
+    Training is equivalent, but the norm needs no pass over the feature map and saves no map for
+    the backward pass. Names of parameters and buffers do not change.
     """
 
     def forward(self, x: Tensor) -> Tensor:
@@ -31,7 +31,7 @@ class FrozenNormConv2d(Conv2d):
 
 
 class FastConv2d(Conv2d):
-    """detectron2's convolution by whichever algorithm is fastest on this CPU."""
+    """detectron2's ``Conv2d`` with the algorithm that is fastest on this CPU."""
 
     def forward(self, x: Tensor) -> Tensor:
         """
@@ -47,10 +47,10 @@ class FastConv2d(Conv2d):
 
 
 def folded_parameters(layer: nn.Conv2d | nn.Linear) -> tuple[Tensor, Tensor]:
-    """Weight and bias of the layer that computes ``layer`` and its norm's running statistics.
+    """Return the weight and bias of ``layer`` with its norm's running statistics folded in.
 
     Args:
-        layer: its ``norm`` is a ``FrozenBatchNorm2d`` or a batch norm.
+        layer: layer whose ``norm`` is a ``FrozenBatchNorm2d`` or a batch norm.
     """
     norm: Any = layer.norm
     scale = (norm.running_var + norm.eps).rsqrt()
@@ -65,10 +65,10 @@ def folded_parameters(layer: nn.Conv2d | nn.Linear) -> tuple[Tensor, Tensor]:
 
 
 def fold_frozen_norms(module: nn.Module) -> nn.Module:
-    """Replace every convolution that has a frozen norm by a :class:`FrozenNormConv2d`.
+    """Replace every convolution with a frozen norm with a :class:`FrozenNormConv2d`, in place.
 
     Returns:
-        ``module``, or what it itself is replaced by.
+        ``module``, or its replacement if ``module`` itself is such a convolution.
     """
 
     def build(conv: nn.Module) -> nn.Module | None:
@@ -80,17 +80,17 @@ def fold_frozen_norms(module: nn.Module) -> nn.Module:
 
 
 def activate_in_place(module: nn.Module) -> None:
-    """Have the ReLUs of the convolutions of ``module`` overwrite what these computed."""
+    """Make the ReLUs after the convolutions of ``module`` in-place operations."""
     for conv in module.modules():
         if isinstance(conv, Conv2d) and isinstance(conv.activation, nn.ReLU):
             conv.activation = nn.ReLU(inplace=True)
 
 
 def speed_up_convolutions(module: nn.Module) -> nn.Module:
-    """Replace every plain convolution by a :class:`FastConv2d`.
+    """Replace every detectron2 ``Conv2d`` with a :class:`FastConv2d`, in place.
 
     Returns:
-        ``module``, or what it itself is replaced by.
+        ``module``, or its replacement if ``module`` itself is a convolution.
     """
 
     def build(conv: nn.Module) -> nn.Module | None:

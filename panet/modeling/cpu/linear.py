@@ -1,7 +1,8 @@
-"""Fully-connected layers, in single precision by oneDNN.
+"""Fully-connected layers computed by oneDNN in single precision.
 
-PyTorch hands matrix products in single precision to MKL, whose kernels for AVX-512 leave half of an
-AMD processor unused; oneDNN's use all of it, and with AVX2 are as fast as MKL's.
+PyTorch computes single-precision matrix products with MKL, whose AVX-512 kernels reach only half
+of the throughput of AMD processors. oneDNN reaches the full throughput, and is as fast as MKL with
+AVX2.
 """
 
 from typing import Any
@@ -14,24 +15,24 @@ from torch.nn import functional as F
 from panet.compat import onednn
 from panet.utils.cpu import HAS_ONEDNN
 
-from .recorded import is_recorded
+from .tracing import is_tracing
 
 
 def linear(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
-    """``torch.nn.functional.linear(x.flatten(1), weight, bias)``.
+    """Compute ``torch.nn.functional.linear(x.flatten(1), weight, bias)``.
 
-    It is computed by oneDNN where that is as fast or faster. Its backward pass keeps ``x`` as it
-    is, and not a flattened copy.
+    oneDNN is used where it is at least as fast. ``x`` is saved for the backward pass without
+    being flattened, which would copy it.
 
     Args:
-        x: (R, ...), in_features in all but the first dimension.
+        x: (R, ...) with in_features elements per row.
         weight: (out_features, in_features).
         bias: (out_features,).
 
     Returns:
         (R, out_features).
     """
-    if not x.is_cpu or is_recorded() or len(x) == 0:
+    if not x.is_cpu or is_tracing() or len(x) == 0:
         return F.linear(x.flatten(1), weight, bias)
     if torch.is_autocast_enabled("cpu"):
         dtype = torch.get_autocast_dtype("cpu")
@@ -61,7 +62,7 @@ class _Linear(torch.autograd.Function):
 
 
 def _product(a: Tensor, b: Tensor, bias: Tensor | None = None) -> Tensor:
-    """``a @ b.t() + bias``; transposed operands are taken as they are."""
+    """Compute ``a @ b.t() + bias`` without copying transposed operands."""
     if HAS_ONEDNN and a.dtype == b.dtype == torch.float32:
         return onednn.linear(a, b, bias)
     return F.linear(a, b, bias)

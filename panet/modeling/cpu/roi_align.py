@@ -1,4 +1,4 @@
-"""RoIAlign as a weighted sum of rows, which on a CPU is several times as fast."""
+"""RoIAlign as a weighted sum of gathered pixels, which is several times faster on a CPU."""
 
 from typing import Any, NamedTuple
 
@@ -9,13 +9,14 @@ from torch.nn import functional as F
 
 
 class Grid(NamedTuple):
-    """What RoIAlign samples of each RoI, apart from the RoI itself.
+    """Sampling grid of RoIAlign.
 
     Attributes:
         bins: height and width of the output.
-        samples: along each side of a bin, at least 1.
-        scale: size of the feature map divided by the input image's.
-        aligned: whether to shift by half a pixel, as ROIAlignV2 does.
+        samples: samples along each side of a bin. :func:`gather_roi_align` requires at least 1;
+            elsewhere 0 means one sample per pixel of a bin.
+        scale: size of the feature map divided by the size of the input image.
+        aligned: shift boxes by half a pixel, as in ROIAlignV2.
     """
 
     bins: int
@@ -25,34 +26,34 @@ class Grid(NamedTuple):
 
 
 def gather_roi_align(x: Tensor, rois: Tensor, grid: Grid) -> Tensor:
-    """What ``torchvision.ops.roi_align`` computes, from and to channels-last memory.
+    """``torchvision.ops.roi_align`` for channels-last input and output.
 
-    With a fixed number of samples a bin, every output is a weighted sum of 4 samples^2 pixels:
-    a bag of rows of the feature map, as :func:`torch.nn.functional.embedding_bag` sums. The
-    gradient of a pixel is the weighted sum of the bins that it went into, another such bag.
+    With a fixed number of samples per bin, every output is a weighted sum of 4 samples^2 pixels.
+    This is a bag of rows of the feature map, which
+    :func:`torch.nn.functional.embedding_bag` sums up. The gradient of a pixel is the weighted sum
+    of the gradients of all bins that read it, which is again a bag.
 
     Args:
         x: feature map, (N, C, H, W).
-        rois: (R, 5): index into the batch, then x0, y0, x1, y1 in pixels of the input image.
-            They get no gradient.
-        grid: what to sample.
+        rois: (R, 5): batch index, x0, y0, x1, y1 in input image pixels. Gets no gradient.
+        grid: sampling grid; ``samples`` must be at least 1.
 
     Returns:
-        (R, C, bins, bins) in the dtype of ``x``. Zero for coordinates that are not finite.
+        (R, C, bins, bins) in the dtype of ``x``; zero for RoIs with non-finite coordinates.
     """
     pooled: Tensor = _GatherRoIAlign.apply(x, rois, grid)
     return pooled
 
 
 class _GatherRoIAlign(torch.autograd.Function):
-    """Keeps the RoIs for its backward pass, not the much larger bags, nor the features."""
+    """Saves only the RoIs for the backward pass, not the features or the much larger bags."""
 
     @staticmethod
     def forward(ctx: Any, x: Tensor, rois: Tensor, grid: Grid) -> Tensor:
         ctx.save_for_backward(rois)
         ctx.shape, ctx.grid = x.shape, grid
         pixels, weights = _bags(rois, x.shape, grid)
-        # Detached, or embedding_bag would prepare for a backward pass of its own.
+        # Detach, because embedding_bag would otherwise prepare its own backward pass.
         rows = _rows(x.detach())
         pooled = F.embedding_bag(pixels, rows, mode="sum", per_sample_weights=weights.to(x.dtype))
         return pooled.view(len(rois), grid.bins, grid.bins, x.shape[1]).permute(0, 3, 1, 2)
@@ -76,15 +77,15 @@ class _GatherRoIAlign(torch.autograd.Function):
 
 
 def _rows(x: Tensor) -> Tensor:
-    """The pixels of (N, C, H, W) as (N * H * W, C), a view if ``x`` is channels-last."""
+    """Reshape (N, C, H, W) to (N * H * W, C); a view if ``x`` is channels-last."""
     return x.permute(0, 2, 3, 1).reshape(-1, x.shape[1])
 
 
 def _bags(rois: Tensor, shape: torch.Size, grid: Grid) -> tuple[Tensor, Tensor]:
-    """The pixels that each bin sums, and their weights.
+    """Compute the pixels that each bin sums up, and their weights.
 
     Returns:
-        Index into the N * H * W pixels, and weight, each (R * bins^2, 4 * samples^2).
+        Indices into the N * H * W pixels and weights, each (R * bins^2, 4 * samples^2).
     """
     _, _, height, width = shape
     batch, x0, y0, x1, y1 = rois.unbind(1)
@@ -98,15 +99,16 @@ def _bags(rois: Tensor, shape: torch.Size, grid: Grid) -> tuple[Tensor, Tensor]:
 
 
 def _interpolation(start: Tensor, end: Tensor, length: int, grid: Grid) -> tuple[Tensor, Tensor]:
-    """RoIAlign along one axis: the two neighbours of every sample and their weights.
+    """Compute the two neighboring pixels of every sample along one axis, and their weights.
 
     Args:
-        start, end: (R,), the RoIs' extent in pixels of the input image.
-        length: pixels of the feature map along the axis.
+        start, end: (R,), extent of the RoIs in input image pixels.
+        length: size of the feature map along the axis.
 
     Returns:
-        Pixel and weight, each (R, bins, 2 * samples). The weights are those of linear
-        interpolation divided by ``samples``, and zero for samples more than a pixel outside.
+        Pixel indices and weights, each (R, bins, 2 * samples). Weights are those of linear
+        interpolation divided by ``samples``, and zero for samples more than one pixel outside of
+        the map.
     """
     shift = 0.5 if grid.aligned else 0.0
     start = start * grid.scale - shift

@@ -1,9 +1,9 @@
-"""The gradient of a convolution by its weight, over feature maps larger than the cache.
+"""Weight gradient of a convolution on feature maps larger than the CPU cache.
 
-oneDNN's kernels go through the whole map once for each block of channels, and a map that does not
-fit into the cache comes from memory every time: on 256 channels of 200 x 272 pixels they do 0.6 of
-the multiply-adds a second that the forward pass does with AVX-512, a seventh with AVX2, and with
-stride 2 a sixth and an eighth.
+oneDNN's kernels read the whole map once for each block of channels, and a map that does not fit
+into the cache is loaded from memory every time. With 256 channels of 200 x 272 pixels, they reach
+0.6 of the MACs per second of the forward pass with AVX-512 and 1/7 with AVX2; with stride 2, they
+reach 1/6 and 1/8.
 """
 
 import torch
@@ -14,37 +14,37 @@ from torch.nn.grad import conv2d_weight
 from panet.utils.cpu import has_avx2_only, has_avx512
 
 Pair = tuple[int, int]
-"""Down and to the right, as a stride or a padding."""
+"""A vertical and a horizontal stride or padding."""
 
 _MEGABYTE = 2**20
-# As much of the input as stays in the cache beside the gradient of the output.
+# Size of an input strip that fits into the cache together with the output gradient.
 _STRIP_BYTES = 4 * _MEGABYTE
-# Of one image. Smaller maps gain nothing.
+# Minimum size of the input of one image. Smaller maps do not benefit.
 _LARGE_WITH_AVX512, _LARGE_WITH_AVX2 = 8 * _MEGABYTE, 2 * _MEGABYTE
 
 
 def is_slow(x: Tensor) -> bool:
-    """Whether oneDNN is slow at the gradient of a convolution of ``x``, (N, C, H, W)."""
-    bytes_of_image = x[:1].numel() * x.element_size()
+    """Whether oneDNN's weight gradient is slow for an input ``x`` of (N, C, H, W)."""
+    image_bytes = x[:1].numel() * x.element_size()
     if has_avx512():
-        return bytes_of_image > _LARGE_WITH_AVX512
-    return has_avx2_only() and bytes_of_image > _LARGE_WITH_AVX2
+        return image_bytes > _LARGE_WITH_AVX512
+    return has_avx2_only() and image_bytes > _LARGE_WITH_AVX2
 
 
 def weight_gradient(
     x: Tensor, weight: Tensor, gradient: Tensor, stride: Pair, padding: Pair
 ) -> Tensor:
-    """The gradient by the weight of ``conv2d(x, weight, None, stride, padding)``.
+    """Compute the weight gradient of ``conv2d(x, weight, None, stride, padding)``.
 
-    Over large maps it takes what the CPU does best: with AVX-512 oneDNN's kernels on strips of the
-    map, with AVX2 matrix products, which are faster than these kernels there.
+    Large maps are processed in strips by oneDNN's kernels with AVX-512, and by matrix products
+    with AVX2, where they are faster than oneDNN's kernels.
 
     Args:
         x: (N, C, H, W), channels-last.
         weight: (O, C, KH, KW).
-        gradient: by the output, (N, O, H', W'), channels-last.
-        stride: down and to the right.
-        padding: above and below, left and right.
+        gradient: output gradient, (N, O, H', W'), channels-last.
+        stride: vertical and horizontal stride.
+        padding: vertical and horizontal padding.
 
     Returns:
         (O, C, KH, KW).
@@ -56,7 +56,7 @@ def weight_gradient(
 
 
 def _by_strips(x: Tensor, weight: Tensor, gradient: Tensor, stride: Pair, padding: Pair) -> Tensor:
-    """The gradient by the weight, summed over strips of the map that fit into the cache."""
+    """Sum the weight gradients of strips of the map that fit into the cache."""
     total = torch.zeros_like(weight, dtype=torch.float32)
     height, rows_out = x.shape[2], gradient.shape[2]
     row_bytes = x[0, :, 0].numel() * x.element_size()
@@ -64,7 +64,7 @@ def _by_strips(x: Tensor, weight: Tensor, gradient: Tensor, stride: Pair, paddin
     for image in range(len(x)):
         for first in range(0, rows_out, rows):
             last = min(first + rows, rows_out)
-            # What these rows of the output read, some of it padding.
+            # Input rows that these output rows read, including padding.
             top = first * stride[0] - padding[0]
             bottom = (last - 1) * stride[0] - padding[0] + weight.shape[2]
             strip = x[image : image + 1, :, max(top, 0) : min(bottom, height)]
@@ -84,7 +84,7 @@ def _by_strips(x: Tensor, weight: Tensor, gradient: Tensor, stride: Pair, paddin
 def _by_products(
     x: Tensor, weight: Tensor, gradient: Tensor, stride: Pair, padding: Pair
 ) -> Tensor:
-    """The gradient by the weight, a matrix product over all pixels for each tap of the kernel."""
+    """Compute one matrix product over all pixels for each position in the kernel."""
     images, channels = x.shape[:2]
     outputs, _, kernel_height, kernel_width = weight.shape
     rows_out, columns_out = gradient.shape[2:]
@@ -94,7 +94,8 @@ def _by_products(
             x[image].permute(1, 2, 0), (0, 0, padding[1], padding[1], padding[0], padding[0])
         )
         if stride == (1, 1):
-            # With as many columns as the input has, the taps are rows of one matrix, shifted.
+            # With the gradient padded to the columns of the input, the input of every kernel
+            # position is the same matrix, shifted by some rows.
             columns = padded.shape[1]
             spread = F.pad(gradient[image].permute(1, 2, 0), (0, 0, 0, columns - columns_out))
             rows = rows_out * columns - (columns - columns_out)

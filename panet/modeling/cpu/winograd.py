@@ -1,13 +1,14 @@
-"""3x3 convolutions by Winograd's minimal filtering, for CPUs that are bound by multiply-adds.
+"""3x3 convolutions with Winograd's minimal filtering, for CPUs that are bound by MACs.
 
-Four outputs of a row need six products instead of twelve, and a tile of 4 x 4 outputs 36 instead of
-144: the input and the weight are evaluated, as polynomials, at five points and infinity, multiplied
-there, and the result is interpolated (Lavin and Gray, "Fast Algorithms for Convolutional Neural
-Networks", CVPR 2016). Rounding adds up to about 1e-5 of the largest output in single precision,
-a few times as much as in a direct convolution.
+Four outputs in a row need 6 multiplications instead of 12, and a tile of 4 x 4 outputs needs 36
+instead of 144. Input and weight are evaluated as polynomials at five points and infinity and
+multiplied pointwise, and the result is interpolated (Lavin and Gray, "Fast Algorithms for
+Convolutional Neural Networks", CVPR 2016). The rounding error is about 1e-5 of the largest output
+in single precision, a few times that of a direct convolution.
 
-All of it is matrix products: maps lie as (H, W, N, C), so that the evaluation of a row or a column
-is one product for all channels of many maps, and so is the multiplication at a point.
+Everything is computed with matrix products. Maps are stored as (H, W, N, C), so that evaluating a
+row or a column is one product for all channels of many maps, and so is the multiplication at a
+point.
 """
 
 import functools
@@ -19,22 +20,22 @@ from torch import Tensor
 from torch.nn import functional as F
 
 PATCH = 16
-"""Larger maps are cut into patches of at most so many pixels a side; smaller ones are computed
-several at a time."""
+"""Maximum side length in pixels of a patch. Larger maps are cut into patches; smaller maps are
+computed several at a time."""
 
 _POINTS = (0.0, 1.0, -1.0, 2.0, -2.0)  # and infinity
 _TILE = 4
-# Of the evaluated rows of as many maps as are computed at a time.
+# Maximum size of the evaluated rows of the maps that are computed at a time.
 _CACHE_BYTES = 8 * 2**20
 
 
 class _Axis(NamedTuple):
-    """How one side of a map is filtered, tile by tile.
+    """Matrices that filter a map along one axis, tile by tile.
 
     Attributes:
-        evaluate: (P, inputs), from pixels to values at points, those of a point one after another.
-        interpolate: (outputs, P), from products at points to pixels.
-        points: of each of the P rows, the index of its point.
+        evaluate: (P, inputs), maps pixels to values at points, grouped by point.
+        interpolate: (outputs, P), maps products at points to pixels.
+        points: index of the point of each of the P rows.
     """
 
     evaluate: Tensor
@@ -43,10 +44,10 @@ class _Axis(NamedTuple):
 
 
 def convolve(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
-    """``torch.nn.functional.conv2d(x, weight, bias, padding=1)``.
+    """Compute ``torch.nn.functional.conv2d(x, weight, bias, padding=1)``.
 
     Args:
-        x: (N, C, H, W), channels-last, in single precision; H and W at least 2.
+        x: (N, C, H, W), channels-last, in single precision, with H and W at least 2.
         weight: (O, C, 3, 3).
         bias: (O,).
 
@@ -65,7 +66,7 @@ def convolve(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
 
 
 def _evaluate_weight(weight: Tensor) -> Tensor:
-    """(O, C, 3, 3) to its values at pairs of points, (6, 6, O, C)."""
+    """Evaluate a weight (O, C, 3, 3) at all pairs of points, (6, 6, O, C)."""
     outputs, channels, _, _ = weight.shape
     powers = torch.tensor([[1.0, p, p * p] for p in _POINTS] + [[0.0, 0.0, 1.0]])
     taps = weight.permute(2, 3, 0, 1).reshape(9, -1)
@@ -74,7 +75,7 @@ def _evaluate_weight(weight: Tensor) -> Tensor:
 
 
 def _convolve_maps(x: Tensor, weight: Tensor, output: Tensor) -> None:
-    """Convolve maps of few pixels, (N, H, W, C) to (N, H, W, O), a part of them at a time."""
+    """Convolve small maps, (N, H, W, C) to (N, H, W, O), several maps at a time."""
     _, height, width, channels = x.shape
     down, right = _plan(height, False), _plan(width, False)
     part = max(1, _CACHE_BYTES // (4 * channels * len(down.points) * width))
@@ -85,7 +86,7 @@ def _convolve_maps(x: Tensor, weight: Tensor, output: Tensor) -> None:
 
 
 def _convolve_patches(x: Tensor, weight: Tensor, output: Tensor) -> None:
-    """Convolve large maps, (N, H, W, C) to (N, H, W, O), some rows of patches at a time."""
+    """Convolve large maps, (N, H, W, C) to (N, H, W, O), several rows of patches at a time."""
     _, height, width, channels = x.shape
     side_down, side_right = _patch_side(height), _patch_side(width)
     down, right = _plan(side_down, True), _plan(side_right, True)
@@ -97,7 +98,7 @@ def _convolve_patches(x: Tensor, weight: Tensor, output: Tensor) -> None:
         for top in range(0, height, rows * side_down):
             bottom = min(top + rows * side_down, height)
             along = -(-(bottom - top) // side_down)
-            # With the neighbours that the outermost outputs read, or zeros.
+            # Include the neighboring pixels that the outermost outputs read, or zeros.
             strip = image[max(top - 1, 0) : bottom + 1]
             below = top + along * side_down + 1 - min(bottom + 1, height)
             right_of = across * side_right + 1 - width
@@ -110,25 +111,25 @@ def _convolve_patches(x: Tensor, weight: Tensor, output: Tensor) -> None:
 
 
 def _patch_side(length: int) -> int:
-    """The number of pixels of a patch, in whole tiles, that adds the least to ``length``."""
+    """Return the side length of a patch, in whole tiles, that pads ``length`` the least."""
     return min(range(PATCH, PATCH // 2 - 1, -_TILE), key=lambda side: -length % side)
 
 
 class _Filter:
-    """Filters maps that lie as (H, W, N, C), always in the same memory.
+    """Filters maps stored as (H, W, N, C) in preallocated memory.
 
-    New memory would be cleared by the system page by page.
+    The operating system would have to clear newly allocated memory page by page.
     """
 
     def __init__(self, weight: Tensor, down: _Axis, right: _Axis, maps: int) -> None:
         """
         Args:
-            weight: its values at pairs of points, (6, 6, O, C).
-            down, right: the two sides.
-            maps: N at most.
+            weight: values of the weight at pairs of points, (6, 6, O, C).
+            down, right: matrices of the vertical and the horizontal axis.
+            maps: maximum of N.
         """
         self.weight, self.down, self.right = weight, down, right
-        # Of each point its index, its first row and the one after its last.
+        # Index, first row and end row of each point.
         first = right.points.index
         self.runs = [(p, first(p), first(p) + right.points.count(p)) for p in set(right.points)]
         outputs, channels = weight.shape[2:]
@@ -147,10 +148,10 @@ class _Filter:
     def __call__(self, x: Tensor) -> Tensor:
         """
         Args:
-            x: (H, W, ..., C), N maps.
+            x: (H, W, ..., C), N maps in total.
 
         Returns:
-            (H', W', ..., O), to be read before the next call.
+            (H', W', ..., O). The next call overwrites it.
         """
         height, width, *batch, channels = x.shape
         maps = math.prod(batch)
@@ -182,25 +183,25 @@ class _Filter:
 
 @functools.cache
 def _plan(outputs: int, with_neighbours: bool) -> _Axis:
-    """Tiles of 4 outputs, and a smaller one for the rest.
+    """Split an axis into tiles of 4 outputs, and a smaller tile for the remainder.
 
     Args:
-        outputs: pixels of a side, at least 2.
-        with_neighbours: whether the input has a further pixel at either end; otherwise they are
-            zero.
+        outputs: number of output pixels, at least 2.
+        with_neighbours: whether the input has an additional pixel at either end; otherwise these
+            pixels are zero.
     """
     starts = list(range(0, outputs, _TILE))
     sizes = [min(_TILE, outputs - start) for start in starts]
-    if sizes[-1] == 1:  # which the points do not suffice to interpolate
+    if sizes[-1] == 1:  # avoid a tile of one output: make the last two 3 and 2
         starts[-1], sizes[-2:] = starts[-1] - 1, [_TILE - 1, 2]
     rows: list[tuple[int, Tensor, Tensor]] = []
     for start, size in zip(starts, sizes):
-        of_tile = _tile(size)
+        tile = _tile(size)
         before = torch.zeros(size + 2, outputs + 2, dtype=torch.float64)
-        before[:, start : start + size + 2] = of_tile.evaluate
+        before[:, start : start + size + 2] = tile.evaluate
         after = torch.zeros(outputs, size + 2, dtype=torch.float64)
-        after[start : start + size] = of_tile.interpolate
-        rows += zip(of_tile.points, before, after.t())
+        after[start : start + size] = tile.interpolate
+        rows += zip(tile.points, before, after.t())
     rows.sort(key=lambda row: row[0])
     points = tuple(point for point, _, _ in rows)
     evaluate = torch.stack([before for _, before, _ in rows])
@@ -211,10 +212,10 @@ def _plan(outputs: int, with_neighbours: bool) -> _Axis:
 
 
 def _tile(size: int) -> _Axis:
-    """A tile of ``size`` outputs alone, in double precision.
+    """Compute the matrices of a single tile of ``size`` outputs, in double precision.
 
     The product of two polynomials with ``size`` and 3 coefficients is interpolated from
-    ``size + 2`` points; the transposed algorithm filters.
+    ``size + 2`` points. Transposing this algorithm gives a filter.
     """
     count = size + 2
     finite = torch.tensor(_POINTS[: count - 1], dtype=torch.float64)

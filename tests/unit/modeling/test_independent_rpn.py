@@ -102,7 +102,7 @@ def test_a_trained_model_holds_the_network(cfg: CfgNode) -> None:
 
 def test_the_network_must_be_named(cfg: CfgNode) -> None:
     cfg.MODEL.INDEPENDENT_RPN.CONFIG_FILE = ""
-    with pytest.raises(UserError, match="CONFIG_FILE is empty; give the configuration"):
+    with pytest.raises(UserError, match="CONFIG_FILE is empty; set it to the config file"):
         build(cfg)
 
 
@@ -120,5 +120,7 @@ def test_weights_must_be_the_networks(rpn: ProposalNetwork, cfg: CfgNode) -> Non
     with pytest.raises(UserError, match=rf"rpn.pth has no weights, .*such as {re.escape(name)}"):
         build(cfg)
     Path(cfg.MODEL.INDEPENDENT_RPN.WEIGHTS).unlink()
-    with pytest.raises(UserError, match="rpn.pth; give MODEL.INDEPENDENT_RPN.WEIGHTS one"):
+    with pytest.raises(
+        UserError, match="rpn.pth; set MODEL.INDEPENDENT_RPN.WEIGHTS to an existing file"
+    ):
         build(cfg)

@@ -1,4 +1,4 @@
-"""The configuration keys that this project adds to detectron2's, and how to read a file of them."""
+"""Configuration keys added to detectron2's, and loading of YAML configurations."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -9,168 +9,195 @@ from .utils.config_errors import explained_config_errors
 from .utils.errors import UserError
 
 SPLITS = ("TRAIN", "VAL", "TEST")
-"""Of ``DATASETS.OWN``."""
+"""Sections of ``DATASETS.OWN``."""
 
 
 def add_panet_config(cfg: CfgNode) -> None:
     """Add this project's keys to ``cfg``, in place.
 
-    The bottom-up path is switched with ``MODEL.BACKBONE.NAME``: "build_resnet_pafpn_backbone" has
-    it, detectron2's "build_resnet_fpn_backbone" does not. The other components are switched below.
+    ``MODEL.BACKBONE.NAME`` enables the bottom-up path: "build_resnet_pafpn_backbone" has it,
+    detectron2's "build_resnet_fpn_backbone" does not. The keys below control the other components.
     """
-    # Normalization of the bottom-up path: "", "GN", "SyncBN", "naiveSyncBN", "BN", ...
+    # Bottom-up path augmentation (section 3.1 of the paper).
     cfg.MODEL.PAFPN = CfgNode()
+    # Normalization of the convolutions of the bottom-up path: "", "GN", "BN", "SyncBN",
+    # "naiveSyncBN", "naiveSyncBN_N", "FrozenBN" or "LN". "" means none.
     cfg.MODEL.PAFPN.NORM = ""
-    # Give its convolutions a bias even where a norm follows, as the authors' release does.
+    # Whether these convolutions have a bias even if normalized, as in the authors' release.
     cfg.MODEL.PAFPN.CONV_BIAS = False
 
-    # A network of timm as the backbone, of "build_timm_pafpn_backbone" or, without the pyramid,
-    # "build_timm_backbone".
+    # timm model as backbone, with MODEL.BACKBONE.NAME "build_timm_pafpn_backbone" or, without a
+    # feature pyramid, "build_timm_backbone".
     cfg.MODEL.TIMM = CfgNode()
-    # Any that has features of the strides of MODEL.FPN.IN_FEATURES, with the tag of its weights or
-    # without, e.g. "convnext_tiny.fb_in1k".
+    # Name of the timm model, with or without the tag of its weights, e.g. "convnext_tiny.fb_in1k".
+    # It must have features of all strides of MODEL.FPN.IN_FEATURES.
     cfg.MODEL.TIMM.NAME = ""
-    # Load timm's weights, from its cache or the network, unless MODEL.WEIGHTS names others.
+    # Whether to load timm's weights, from its cache or by download. Ignored if MODEL.WEIGHTS is
+    # set.
     cfg.MODEL.TIMM.PRETRAINED = False
-    # Indices of timm's features to take instead of the last ones of their strides.
+    # Indices of timm's features to use instead of the last feature of the same stride.
     cfg.MODEL.TIMM.OUT_INDICES = ()
-    # What becomes of the batch norms: "" to leave them, "FrozenBN", "SyncBN" or "naiveSyncBN".
+    # Replacement of the model's batch norms: "FrozenBN", "SyncBN" or "naiveSyncBN". "" keeps them.
     cfg.MODEL.TIMM.NORM = ""
-    # Further arguments of the model, such as drop_path_rate.
+    # Further arguments of timm.create_model, e.g. {"drop_path_rate": 0.2}.
     cfg.MODEL.TIMM.ARGUMENTS = CfgNode(new_allowed=True)
-    # Set INPUT.FORMAT, MODEL.PIXEL_MEAN and MODEL.PIXEL_STD to what the model was trained with.
+    # Whether to set INPUT.FORMAT, MODEL.PIXEL_MEAN and MODEL.PIXEL_STD to the values that the timm
+    # model was trained with.
     cfg.MODEL.TIMM.OWN_NORMALIZATION = True
 
-    # Adaptive feature pooling, for the box and the mask head.
+    # Adaptive feature pooling of the box and mask heads (section 3.2 of the paper).
     cfg.MODEL.ADAPTIVE_POOLING = CfgNode()
-    # True: every RoI from all levels; False: from the one that FPN assigns it to.
+    # Whether to pool every RoI from all levels. If False, every RoI is pooled from the single level
+    # that FPN assigns it to.
     cfg.MODEL.ADAPTIVE_POOLING.ENABLED = True
-    # Fusion of the levels: "max" or "sum".
+    # Operation that fuses the levels: "max" (the paper's choice in Table 4) or "sum".
     cfg.MODEL.ADAPTIVE_POOLING.FUSION = "max"
-    # Where the levels are fused: "after" the first parameter layer, or "before" it.
+    # Where to fuse the levels: "after" the first parameter layer of the head (the paper's choice in
+    # Table 4) or "before" it.
     cfg.MODEL.ADAPTIVE_POOLING.POSITION = "after"
-    # In training, pool again in the backward pass instead of keeping what was pooled.
+    # Whether to pool again in the backward pass instead of storing the pooled features. Saves
+    # memory in training, at the cost of speed.
     cfg.MODEL.ADAPTIVE_POOLING.RECOMPUTE = False
-    # Pool from all levels at once, on CUDA by a kernel in Triton if that is installed, and compute
-    # their first fc layers as one batched product. It launches fewer kernels, but no GPU has shown
-    # yet that it is correct and faster. On a CPU it takes more time and memory.
+    # Whether to pool from all levels at once (on CUDA by a Triton kernel, if Triton is installed)
+    # and to compute the first fc layers of all levels as one batched product. Launches fewer
+    # kernels, but its correctness and speed on a GPU have not been validated. Slower and larger on
+    # a CPU.
     cfg.MODEL.ADAPTIVE_POOLING.BATCHED = False
 
-    # Fully-connected fusion in the mask head.
+    # Fully-connected fusion in the mask head (section 3.3 of the paper).
     cfg.MODEL.FC_FUSION = CfgNode()
-    # The convolution that the branch reads: "conv2", "conv3", "conv4"; "none" for no branch.
+    # Convolution whose output the fully-connected branch reads: "conv2", "conv3" (the paper's
+    # choice in Table 5) or "conv4". "none" disables the branch.
     cfg.MODEL.FC_FUSION.SOURCE = "conv3"
-    # How its logits meet those of the convolutional branch: "sum", "product" or "max".
+    # How to combine the logits of the two branches: "sum" (the paper's choice in Table 5),
+    # "product" or "max".
     cfg.MODEL.FC_FUSION.COMBINATION = "sum"
-    # End the branch in a ReLU, as the authors' release does; the paper has none.
+    # Whether the branch ends with a ReLU, as in the authors' release. The paper has none.
     cfg.MODEL.FC_FUSION.RELU = False
 
-    # Normalization of the fc layers of the box head; ROI_BOX_HEAD.NORM is its convolutions'.
+    # Normalization of the fc layers of the box head, with the same values as MODEL.PAFPN.NORM.
+    # MODEL.ROI_BOX_HEAD.NORM is for its convolutions.
     cfg.MODEL.ROI_BOX_HEAD.FC_NORM = ""
 
-    # The network that proposes boxes where MODEL.PROPOSAL_GENERATOR.NAME is "IndependentRPN", in
-    # place of an RPN that is trained with the heads.
+    # Separately trained RPN that makes the proposals if MODEL.PROPOSAL_GENERATOR.NAME is
+    # "IndependentRPN".
     cfg.MODEL.INDEPENDENT_RPN = CfgNode()
-    # Of a "ProposalNetwork", or of any R-CNN with an RPN, by name or path.
+    # Configuration, by name or path, of a "ProposalNetwork" or of any R-CNN with an RPN.
     cfg.MODEL.INDEPENDENT_RPN.CONFIG_FILE = ""
-    # Its weights to train the heads with; "" where MODEL.WEIGHTS has them, as a trained model does.
+    # Weights of the RPN when training of the heads starts. "" if MODEL.WEIGHTS contains them, as
+    # trained models do.
     cfg.MODEL.INDEPENDENT_RPN.WEIGHTS = ""
 
-    # Transfer of the heads of MODEL.WEIGHTS to a dataset with other classes: classes of the same
+    # Transfer of the heads in MODEL.WEIGHTS to a dataset with other classes. Classes of the same
     # name keep their weights.
     cfg.MODEL.CLASS_TRANSFER = CfgNode()
-    # The dataset that the weights were trained on; "" if the file says it, or for no transfer.
+    # Dataset that MODEL.WEIGHTS was trained on. "" if the file contains its class names, or for no
+    # transfer.
     cfg.MODEL.CLASS_TRANSFER.SOURCE_DATASET = ""
-    # Classes with other names there: pairs such as ["rider", "person"], this model's name first.
+    # Classes with different names in the two datasets: pairs of a class of the model and a class of
+    # MODEL.WEIGHTS, e.g. [["rider", "person"]].
     cfg.MODEL.CLASS_TRANSFER.SYNONYMS = []
 
-    # Keep feature maps channels-last in training and evaluation, which most convolutions prefer.
+    # Whether feature maps are channels-last in training and evaluation, which is faster for most
+    # convolutions.
     cfg.MODEL.CHANNELS_LAST = False
 
-    # Evaluate a faster copy of the model, see panet.optimize_for_inference.
+    # Evaluation with a faster copy of the model, see panet.optimize_for_inference.
     cfg.TEST.OPTIMIZE = CfgNode()
+    # Whether to evaluate the faster copy.
     cfg.TEST.OPTIMIZE.ENABLED = False
-    # "float32", "bfloat16", or, on CUDA only, "float16".
+    # Precision of the copy: "float32", "bfloat16" or, on CUDA only, "float16".
     cfg.TEST.OPTIMIZE.DTYPE = "float32"
-    # Compile it with torch.compile.
+    # Whether to compile the backbone with torch.compile.
     cfg.TEST.OPTIMIZE.COMPILE = False
 
-    # Factors of an image's own size that TEST.AUG sees it at, instead of TEST.AUG.MIN_SIZES.
+    # Scales of the TTA views, as factors of the size of the image or tile. Replaces
+    # TEST.AUG.MIN_SIZES unless empty.
     cfg.TEST.AUG.SCALES = ()
-    # Size and overlap, in pixels, of the tiles that TEST.AUG cuts images into; objects should be
-    # smaller than the overlap. 0: no tiles.
+    # Size in pixels of the square tiles that TTA cuts images into. 0 for no tiles.
     cfg.TEST.AUG.WINDOW = 0
+    # Overlap of adjacent tiles in pixels. Must be smaller than TEST.AUG.WINDOW and should be larger
+    # than the objects.
     cfg.TEST.AUG.OVERLAP = 0
-    # Views of one size, an image and its mirror image, that TEST.AUG computes at once.
+    # Maximum number of TTA views of the same size in a batch. 2 is an image and its mirror image.
     cfg.TEST.AUG.BATCH_SIZE = 2
-    # Boxes of detections become the mean of those that overlap them, weighted by scores. These
-    # are chosen before NMS, in all views.
+
+    # Box voting: the box of each detection becomes the mean of all overlapping boxes of its class
+    # before NMS, in all TTA views, weighted by score.
     cfg.TEST.BOX_VOTING = CfgNode()
+    # Whether to apply box voting.
     cfg.TEST.BOX_VOTING.ENABLED = False
-    # How much they overlap at least: intersection over union.
+    # Minimum IoU of the boxes that vote.
     cfg.TEST.BOX_VOTING.IOU = 0.8
-    # With several views, masks become the mean of those that overlap in any, weighted by scores.
+
+    # Mask voting: with several TTA views, the mask of each detection becomes the mean of the masks
+    # of all overlapping detections of its class in all views, weighted by score.
     cfg.TEST.MASK_VOTING = CfgNode()
+    # Whether to apply mask voting. It has no effect with a single view.
     cfg.TEST.MASK_VOTING.ENABLED = True
+    # Minimum IoU of the boxes of the masks that vote.
     cfg.TEST.MASK_VOTING.IOU = 0.5
-    # Boxes of detections become the bounding boxes of their masks.
+
+    # Whether to replace the box of each detection by the bounding box of its mask.
     cfg.TEST.TIGHTEN_BOXES = False
-    # Models to evaluate as one, by train_net.py --eval-only and tools/predict.py: pairs of a
-    # configuration, by name or path, and weights.
+
+    # Ensemble of models, used by "panet eval" and "panet predict".
     cfg.TEST.ENSEMBLE = CfgNode()
+    # Pairs of a configuration, by name or path, and weights. [] for a single model.
     cfg.TEST.ENSEMBLE.MEMBERS = []
-    # The one that proposes boxes to all, counted from 0.
+    # 0-based index of the member that proposes boxes for all members.
     cfg.TEST.ENSEMBLE.PROPOSALS_FROM = 0
 
-    # Custom datasets in COCO format. If a file is given, panet.prepare.prepare replaces
-    # DATASETS.TRAIN and DATASETS.TEST by these, and the numbers of classes and INPUT.MASK_FORMAT by
-    # what the files have.
+    # Custom datasets in COCO format. If any file is given, panet.prepare.prepare sets
+    # DATASETS.TRAIN, DATASETS.TEST, the number of classes and INPUT.MASK_FORMAT from the files.
     cfg.DATASETS.OWN = CfgNode()
     for split in SPLITS:
+        # Dataset for training (TRAIN) or evaluation (VAL, TEST).
         cfg.DATASETS.OWN[split] = CfgNode()
-        # The name to register it under.
+        # Name to register the dataset under.
         cfg.DATASETS.OWN[split].NAME = f"own_{split.lower()}"
-        # The JSON file; "" for none.
+        # Annotation file in COCO's JSON format. "" for no dataset.
         cfg.DATASETS.OWN[split].JSON = ""
-        # The folder that the file names in it begin in.
+        # Folder of the images. File names in the annotation file are relative to it.
         cfg.DATASETS.OWN[split].IMAGES = ""
-    # Names of the classes to use; [] for all. Images without any of them stay, see
-    # DATALOADER.FILTER_EMPTY_ANNOTATIONS.
+    # Names of the classes to use. [] for all. DATALOADER.FILTER_EMPTY_ANNOTATIONS decides whether
+    # training skips images without any of them.
     cfg.DATASETS.OWN.CLASSES = []
 
-    # At every evaluation in training, so many images with what is predicted go to TensorBoard.
+    # Number of images whose predictions are written to TensorBoard at every evaluation in training.
     cfg.TEST.NUM_PICTURES = 8
 
-    # "SGD", as in detectron2, or "AdamW".
+    # Optimizer: "SGD", as in detectron2, or "AdamW".
     cfg.SOLVER.OPTIMIZER = "SGD"
-    # What SOLVER.AMP.ENABLED computes in: "float16", on CUDA only, or "bfloat16".
+    # Precision of mixed-precision training (SOLVER.AMP.ENABLED): "float16", on CUDA only, or
+    # "bfloat16".
     cfg.SOLVER.AMP.DTYPE = "float16"
 
 
 def load_config(config_file: str = "", overrides: Sequence[str] = ()) -> CfgNode:
-    """The configuration that a file and overrides say; nothing else happens.
+    """Load a YAML configuration and apply overrides.
 
-    :func:`panet.prepare.prepare` fits it to its data and to this machine.
+    Use :func:`panet.prepare.prepare` to adapt it to its data and this machine.
 
     Args:
-        config_file: path of a YAML file; "" for the defaults alone.
-        overrides: keys and values in turn, as on the command line.
+        config_file: path of a YAML file; "" for the defaults.
+        overrides: alternating keys and values, as on the command line.
 
     Raises:
-        UserError: if the file is not there or is not YAML, or a key or its value is wrong.
+        UserError: if the file does not exist or is not valid YAML, or a key or value is wrong.
     """
     if config_file and not Path(config_file).is_file():
         raise UserError(f"There is no configuration file {config_file}.")
     if config_file.endswith(".py"):
         raise UserError(
-            f"{config_file} is a Python configuration, which only train_net.py takes; give one in "
-            "YAML."
+            f"{config_file} is a Python configuration, which is supported for training and "
+            "evaluation only; use a YAML configuration."
         )
     cfg = get_cfg()
     add_panet_config(cfg)
     with explained_config_errors(cfg):
         if config_file:
-            # Other tags than YAML's own could execute code.
+            # The unsafe loader would execute code from YAML tags.
             cfg.merge_from_file(config_file, allow_unsafe=False)
         cfg.merge_from_list(list(overrides))
     return cfg

@@ -1,4 +1,4 @@
-"""The package's configuration files by name."""
+"""Configuration files of the package by name."""
 
 from pathlib import Path
 
@@ -9,9 +9,9 @@ _CONFIG_ROOT = Path(__file__).parent / "configs"
 
 
 def list_configs() -> list[str]:
-    """Every name that the functions of this module take, e.g. "panet_R50_2x.yaml".
+    """List the names of all configurations, e.g. "panet_R50_2x.yaml".
 
-    Those of Python configurations begin with "lazy/" and end in ".py".
+    Names of Python configurations start with "lazy/" and end with ".py".
     """
     yaml = [path for path in _CONFIG_ROOT.rglob("*.yaml") if not path.name.startswith("Base-")]
     common = _CONFIG_ROOT / "lazy" / "common"
@@ -20,13 +20,13 @@ def list_configs() -> list[str]:
 
 
 def get_config_file(config_path: str) -> str:
-    """The path of a configuration file.
+    """Return the path of a configuration file of the package.
 
     Args:
-        config_path: a name from :func:`list_configs`.
+        config_path: name from :func:`list_configs`.
 
     Raises:
-        UserError: if there is none of that name, with the closest ones.
+        UserError: if the name is unknown; lists the closest names.
     """
     names = list_configs()
     if config_path not in names:
@@ -36,13 +36,13 @@ def get_config_file(config_path: str) -> str:
 
 
 def find_config_file(name_or_path: str) -> str:
-    """The path of a configuration that a user names.
+    """Return the path of a configuration given by name or path; names take precedence.
 
     Args:
-        name_or_path: a name from :func:`list_configs`, or the path of a file.
+        name_or_path: name from :func:`list_configs`, or path of a file.
 
     Raises:
-        UserError: if it is neither, with the closest names.
+        UserError: if it is neither; lists the closest names.
     """
     if name_or_path not in list_configs() and Path(name_or_path).is_file():
         return name_or_path

@@ -26,24 +26,23 @@ __all__ = [
 
 logger = logging.getLogger(__name__)
 
-# Released checkpoints: configuration name to URL.
+# URLs of released checkpoints by configuration name.
 _CHECKPOINT_URLS: dict[str, str] = {}
 
 
 def get_config(config_path: str, trained: bool = False) -> CfgNode | DictConfig:
-    """A configuration, for the CPU where there is no CUDA.
+    """Load a configuration; its device is the CPU if CUDA is not available.
 
     Args:
-        config_path: a name from :func:`list_configs`.
-        trained: whether ``MODEL.WEIGHTS``, or ``train.init_checkpoint``, shall be the trained
-            checkpoint. Otherwise it is what training starts from, usually a backbone trained on
-            ImageNet.
+        config_path: name from :func:`list_configs`.
+        trained: set ``MODEL.WEIGHTS`` or ``train.init_checkpoint`` to the trained checkpoint. By
+            default it is what training starts from, usually a backbone trained on ImageNet.
 
     Returns:
-        A ``CfgNode`` for a name that ends in ".yaml", a ``DictConfig`` for one that ends in ".py".
+        A ``CfgNode`` for names ending with ".yaml", a ``DictConfig`` for names ending with ".py".
 
     Raises:
-        ValueError: if there is no such configuration, or no checkpoint for it.
+        ValueError: if there is no such configuration or no checkpoint for it.
     """
     config_file = get_config_file(config_path)
     if config_file.endswith(".py"):
@@ -60,37 +59,37 @@ def get_config(config_path: str, trained: bool = False) -> CfgNode | DictConfig:
 
 
 def get_checkpoint_url(config_path: str) -> str:
-    """Where the checkpoint trained with a configuration can be downloaded.
+    """Return the URL of the checkpoint trained with a configuration.
 
     Args:
-        config_path: a name from :func:`list_configs`.
+        config_path: name from :func:`list_configs`.
 
     Raises:
-        ValueError: if there is no such configuration, or no checkpoint for it.
+        ValueError: if there is no such configuration or no checkpoint for it.
     """
     get_config_file(config_path)
     if config_path not in _CHECKPOINT_URLS:
         available = ", ".join(_CHECKPOINT_URLS) or "none"
         raise ValueError(
-            f"There is no trained checkpoint for {config_path!r}; available are: {available}."
+            f"There is no trained checkpoint for {config_path!r}; available: {available}."
         )
     return _CHECKPOINT_URLS[config_path]
 
 
 def get(config_path: str, trained: bool = False, device: str | None = None) -> nn.Module:
-    """A model, in training mode, with the weights of its configuration.
+    """Build a model in training mode and load the weights of its configuration.
 
-    Where the backbone's weights for training cannot be downloaded, the model keeps random ones,
-    and a warning says so.
+    If the initial backbone weights cannot be downloaded, the model keeps random weights and a
+    warning is logged.
 
     Args:
-        config_path: a name from :func:`list_configs`.
+        config_path: name from :func:`list_configs`.
         trained: see :func:`get_config`.
-        device: where to put the model, e.g. "cpu"; by default CUDA if there is one.
+        device: device of the model, e.g. "cpu"; default: CUDA if available.
 
     Raises:
-        ValueError: if there is no such configuration, or no checkpoint for it.
-        DownloadError: if a trained checkpoint cannot be downloaded.
+        ValueError: if there is no such configuration or no checkpoint for it.
+        DownloadError: if the trained checkpoint cannot be downloaded.
     """
     cfg = get_config(config_path, trained)
     if isinstance(cfg, DictConfig):
@@ -101,7 +100,7 @@ def get(config_path: str, trained: bool = False, device: str | None = None) -> n
             cfg.MODEL.DEVICE = device
         try:
             model = build_model(cfg)
-        except DownloadError as error:  # about timm's weights
+        except DownloadError as error:  # of timm's weights
             logger.warning("%s The model keeps random weights.", error)
             cfg.MODEL.TIMM.PRETRAINED = False
             model = build_model(cfg)

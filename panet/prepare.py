@@ -1,4 +1,4 @@
-"""Fitting a configuration to its data and to this machine."""
+"""Adapt a configuration to its data and this machine."""
 
 from detectron2.config import CfgNode
 
@@ -8,22 +8,22 @@ from .utils.device import fall_back_to_cpu
 
 
 def prepare(cfg: CfgNode) -> CfgNode:
-    """Make a configuration ready to build, train and evaluate its model; repeating it is harmless.
+    """Prepare a configuration for building, training and evaluating its model; idempotent.
 
-    - The datasets of ``DATASETS.OWN`` are registered, see
+    - Registers the datasets of ``DATASETS.OWN``, see
       :func:`panet.data.custom.use_custom_data`.
-    - Images come to a timm model as it was trained, see
+    - Sets the image normalization of timm models, see
       :func:`panet.modeling.backbones.timm.use_timm_normalization`.
-    - Without CUDA, ``MODEL.DEVICE`` becomes "cpu".
+    - Sets ``MODEL.DEVICE`` to "cpu" if CUDA is not available.
 
     Args:
-        cfg: changed in place.
+        cfg: configuration, changed in place.
 
     Returns:
-        The same.
+        ``cfg``.
 
     Raises:
-        UserError: if the data or the timm model is not there or does not fit.
+        UserError: if the data or the timm model does not exist or does not fit ``cfg``.
     """
     use_custom_data(cfg)
     use_timm_normalization(cfg)

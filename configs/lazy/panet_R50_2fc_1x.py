@@ -1,4 +1,5 @@
-# The fastest: no norm but the backbone's frozen one, and two fc layers in the box head.
+# The fastest variant: two fc layers in the box head, and no normalization except the backbone's
+# frozen one.
 from .panet_R50_1x import dataloader, lr_multiplier, model, optimizer, train
 
 model.backbone.update(norm="", path_norm="")

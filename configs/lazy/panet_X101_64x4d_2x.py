@@ -3,7 +3,7 @@ from detectron2.modeling.backbone import BottleneckBlock, ResNet
 
 from .panet_R50_2x import dataloader, lr_multiplier, model, optimizer, train
 
-# make_default_stages has no groups of other widths than ResNet's.
+# make_default_stages only supports the group widths of ResNet.
 model.backbone.bottom_up.stages = [
     L(ResNet.make_stage)(
         block_class=BottleneckBlock,

@@ -1,4 +1,4 @@
-"""Optimizers in which norms do not decay, for 16 images a batch."""
+"""Optimizers without weight decay of norms, for batches of 16 images."""
 
 import torch
 from detectron2.config import LazyCall as L

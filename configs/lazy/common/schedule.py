@@ -1,4 +1,4 @@
-"""What the learning rate is multiplied by: a warmup of 1000 iterations, then two steps down."""
+"""Learning rate schedules: 1000 iterations of warmup, then two steps by a factor of 0.1."""
 
 from collections.abc import Sequence
 
@@ -9,7 +9,7 @@ from omegaconf import DictConfig
 
 
 def two_steps(steps: Sequence[int], max_iter: int) -> DictConfig:
-    """The schedule of a training of ``max_iter`` iterations that steps down at the ``steps``."""
+    """Build the schedule of ``max_iter`` iterations with learning rate drops at ``steps``."""
     return L(WarmupParamScheduler)(
         scheduler=L(MultiStepParamScheduler)(
             values=[1.0, 0.1, 0.01], milestones=[*steps, max_iter]

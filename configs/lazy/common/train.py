@@ -1,4 +1,4 @@
-"""What the trainer reads beside model, data and optimizer, as in the YAML files."""
+"""Settings of the trainer, with the values of the YAML files."""
 
 from omegaconf import OmegaConf
 
@@ -10,14 +10,14 @@ train = OmegaConf.create(
         "device": "cuda",
         "channels_last": True,
         "amp": {"enabled": False},
-        # Of DistributedDataParallel.
+        # Arguments of DistributedDataParallel.
         "ddp": {
             "broadcast_buffers": False,
             "find_unused_parameters": False,
             "fp16_compression": False,
         },
         "checkpointer": {"period": 5000, "max_to_keep": 100},
-        "eval_period": 0,  # at the end alone
+        "eval_period": 0,  # only at the end
         "log_period": 20,
     }
 )

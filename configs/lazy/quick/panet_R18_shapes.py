@@ -1,4 +1,4 @@
-# Learns the embedded shapes from random weights on 2 CPU cores.
+# Learns the built-in shapes dataset from random weights on 2 CPU cores.
 from detectron2.config import LazyCall as L
 from detectron2.solver import WarmupParamScheduler
 from fvcore.common.param_scheduler import CosineParamScheduler
@@ -12,7 +12,7 @@ model.pixel_std = [57.375, 57.120, 58.395]
 model.backbone.out_channels = 64
 model.backbone.bottom_up.freeze_at = 0
 model.backbone.bottom_up.stem.norm = "BN"
-model.backbone.bottom_up.stages.pop("stride_in_1x1")  # which only bottlenecks have
+model.backbone.bottom_up.stages.pop("stride_in_1x1")  # only for bottleneck blocks
 model.backbone.bottom_up.stages.update(depth=18, norm="BN")
 
 model.proposal_generator.head.update(in_channels=64, num_anchors=1)

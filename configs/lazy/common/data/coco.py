@@ -1,4 +1,4 @@
-"""COCO at the scales of these configurations, read in an order that resuming keeps."""
+"""Dataloaders and evaluator for COCO. Resumed runs keep the order of the training images."""
 
 from detectron2.config import LazyCall as L
 from detectron2.data import build_detection_test_loader

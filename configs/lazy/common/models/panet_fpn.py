@@ -1,4 +1,4 @@
-"""PANet on a ResNet-50 whose batch norms are frozen."""
+"""PANet with a ResNet-50 backbone and frozen batch norms."""
 
 from detectron2.config import LazyCall as L
 from detectron2.layers import ShapeSpec
@@ -19,7 +19,7 @@ _scales = (1 / 4, 1 / 8, 1 / 16, 1 / 32)
 model = L(GeneralizedRCNN)(
     input_format="BGR",
     pixel_mean=[103.530, 116.280, 123.675],
-    pixel_std=[1.0, 1.0, 1.0],  # MSRA's weights have it in the first convolution
+    pixel_std=[1.0, 1.0, 1.0],  # included in the first convolution of MSRA's weights
     backbone=L(PAFPN)(
         bottom_up=L(ResNet)(
             stem=L(BasicStem)(in_channels=3, out_channels=64, norm="FrozenBN"),
@@ -48,7 +48,7 @@ model = L(GeneralizedRCNN)(
         box2box_transform=L(Box2BoxTransform)(weights=[1.0, 1.0, 1.0, 1.0]),
         batch_size_per_image=256,
         positive_fraction=0.5,
-        pre_nms_topk=(2000, 1000),  # in training and in testing
+        pre_nms_topk=(2000, 1000),  # training, testing
         post_nms_topk=(1000, 1000),
         nms_thresh=0.7,
     ),

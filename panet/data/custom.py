@@ -201,7 +201,9 @@ def _register(dataset: CustomDataset, together: Sequence[CustomDataset], folder:
     name = dataset.name
     if name in DatasetCatalog.list():
         old = _registered.get(name)
-        if old is None or not _is_same(old, dataset):
+        # The classes are unknown if the file did not exist at the time.
+        known_classes = {each.classes for each in (old, dataset) if each and each.classes}
+        if old is None or old[:4] != dataset[:4] or len(known_classes) > 1:
             raise UserError(
                 f"DATASETS.OWN.{dataset.split}.NAME is {name!r}, which is registered as another "
                 "dataset; choose another name."
@@ -225,13 +227,6 @@ def _describe(dataset: CustomDataset, contents: Contents | None) -> None:
         # json_file is not set: evaluators read the copy that load_custom writes.
         ids = class_ids(contents.categories, dataset.classes)
         metadata.set(thing_dataset_id_to_contiguous_id={n: i for i, n in enumerate(ids)})
-
-
-def _is_same(old: CustomDataset, new: CustomDataset) -> bool:
-    # The classes are unknown if the file did not exist at the time.
-    if not old.classes or not new.classes:
-        old, new = old._replace(classes=()), new._replace(classes=())
-    return old._replace(with_masks=new.with_masks) == new
 
 
 def load_custom(
@@ -258,7 +253,16 @@ def load_custom(
     ]
     content = read_coco_json(dataset.json_file)
     if is_train:
-        found.append(_overlaps(dataset, content, together))
+        file = str(dataset.json_file)
+        found += [
+            tuple(
+                check_overlap_by_name(
+                    content, file, read_coco_json(other.json_file), str(other.json_file)
+                )
+            )
+            for other in together
+            if other.split != "TRAIN"
+        ]
     refuse_errors([defect for defects in found for defect in defects])
     for defects in found:
         _warn_about(defects)
@@ -300,17 +304,3 @@ def _check(dataset: CustomDataset, _modified: int) -> tuple[Defect, ...]:
     is_test = dataset.split != "TRAIN"
     defects = check_json(content, file, dataset.with_masks, dataset.classes, is_test)
     return (*defects, *check_existence(content, dataset.image_root))
-
-
-def _overlaps(
-    train: CustomDataset, content: dict[str, Any], datasets: Sequence[CustomDataset]
-) -> tuple[Defect, ...]:
-    """A warning for each image of another dataset with the file name of one for training."""
-    return tuple(
-        defect
-        for other in datasets
-        if other.split != "TRAIN"
-        for defect in check_overlap_by_name(
-            content, str(train.json_file), read_coco_json(other.json_file), str(other.json_file)
-        )
-    )

@@ -13,6 +13,9 @@ from panet.utils.errors import UserError
 from .annotation_checks import LEFT_OUT, Severity, annotation_findings
 from .coco_file import category_names, entries, named_images
 
+_Finding = tuple[Severity, str, str]
+"""A defect without the path of the JSON file."""
+
 
 class Defect(NamedTuple):
     """A defect of a dataset.
@@ -67,27 +70,28 @@ def check_categories(content: dict[str, Any], file: str) -> list[Defect]:
         content: of a JSON file.
         file: its path.
     """
+    return [Defect(severity, file, *rest) for severity, *rest in _category_findings(content)]
+
+
+def _category_findings(content: dict[str, Any]) -> Iterator[_Finding]:
     categories = content.get("categories")
     if not isinstance(categories, list) or not categories:
-        return [Defect("error", file, "", "has no 'categories', which must be a non-empty list")]
-    defects = []
-    ids: Counter[Any] = Counter()
-    names: Counter[Any] = Counter()
+        yield "error", "", "has no 'categories', which must be a non-empty list"
+        return
+    ids: Counter[int] = Counter()
+    names: Counter[str] = Counter()
     for index, category in enumerate(categories):
         number = category.get("id") if isinstance(category, dict) else None
         name = category.get("name") if isinstance(category, dict) else None
         if type(number) is not int or not isinstance(name, str) or not name:
-            what = f"has no integer 'id' or no 'name' in categories[{index}]"
-            defects.append(Defect("error", file, "", what))
+            yield "error", "", f"has no integer 'id' or no 'name' in categories[{index}]"
             continue
         ids[number] += 1
         names[name] += 1
         if ids[number] == 2:
-            defects.append(Defect("error", file, f"category {number}", "is listed more than once"))
+            yield "error", f"category {number}", "is listed more than once"
         if names[name] == 2:
-            what = f"has the same name {name!r} as another category"
-            defects.append(Defect("error", file, f"category {number}", what))
-    return defects
+            yield "error", f"category {number}", f"has the same name {name!r} as another category"
 
 
 def check_json(
@@ -107,106 +111,97 @@ def check_json(
             checked for what detectron2 cannot read.
         may_lack_annotations: whether "annotations" may be missing, as in a test set.
     """
-    defects = check_categories(content, file)
-    if defects:
-        return defects
-    defects += _image_defects(content, file)
-    annotations = content.get("annotations")
-    if not isinstance(content.get("images"), list):
-        return defects
-    if annotations is None and may_lack_annotations:
-        return defects
-    if not isinstance(annotations, list):
-        return [*defects, Defect("error", file, "", "has no 'annotations', which must be a list")]
-    categories = category_names(content)
-    used = {n: name for n, name in categories.items() if not classes or name in classes}
-    of_annotations = _annotation_defects(content, file, with_masks, categories, used)
-    lost = sum(defect.what.endswith(LEFT_OUT) for defect in of_annotations)
-    if lost > len(annotations) / 2:
-        what = (
-            f"would lose {lost} of its {len(annotations)} annotations; check that its boxes are "
-            "x, y, width, height in pixels"
-        )
-        defects.append(Defect("error", file, "", what))
-    defects += of_annotations
-    present = {a["category_id"] for a in entries(content, "annotations", category_id=int)}
-    unused = [name for number, name in used.items() if number not in present]
-    if unused:
-        defects.append(Defect("warning", file, "", f"has no annotations of {', '.join(unused)}"))
-    return defects
+    findings = list(_category_findings(content))
+    if not findings:
+        findings += _image_findings(content)
+        is_test_set = may_lack_annotations and content.get("annotations") is None
+        if isinstance(content.get("images"), list) and not is_test_set:
+            findings += _all_annotation_findings(content, with_masks, classes)
+    return [Defect(severity, file, where, what) for severity, where, what in findings]
 
 
-def _image_defects(content: dict[str, Any], file: str) -> list[Defect]:
+def _image_findings(content: dict[str, Any]) -> Iterator[_Finding]:
     if not isinstance(content.get("images"), list) or not content["images"]:
-        return [Defect("error", file, "", "has no 'images', which must be a non-empty list")]
-    defects: list[Defect] = []
+        yield "error", "", "has no 'images', which must be a non-empty list"
+        return
+    yield from _id_findings(content, "images")
+    images = entries(content, "images", id=int | str)
     first: dict[str, Any] = {}
-    for image in _check_ids(content, "images", file, defects):
+    for image in images:
         where = f"image {image['id']}"
         name = image.get("file_name")
         if not isinstance(name, str) or not name:
-            defects.append(Defect("error", file, where, "has no file_name"))
+            yield "error", where, "has no file_name"
         elif name in first:
-            what = f"has the same file_name {name} as image {first[name]}"
-            defects.append(Defect("warning", file, where, what))
+            yield "warning", where, f"has the same file_name {name} as image {first[name]}"
         else:
             first[name] = image["id"]
         for key in ("width", "height"):
             if type(image.get(key)) is not int or image[key] < 1:
-                what = f"has {key} {image.get(key)!r}; it must be a positive integer"
-                defects.append(Defect("error", file, where, what))
-    ids = {image["id"] for image in entries(content, "images", id=int | str)}
-    if len(set(map(type, ids))) > 1:
-        what = "has both integers and strings as image ids; use one type"
-        defects.append(Defect("error", file, "", what))
-    return defects
+                yield "error", where, f"has {key} {image.get(key)!r}; it must be a positive integer"
+    if len({type(number) for number in {image["id"] for image in images}}) > 1:
+        yield "error", "", "has both integers and strings as image ids; use one type"
 
 
-def _check_ids(
-    content: dict[str, Any], key: str, file: str, defects: list[Defect]
-) -> Iterator[dict[str, Any]]:
-    """Yield the entries that have an id; append missing and duplicate ids to ``defects``."""
+def _id_findings(content: dict[str, Any], key: str) -> Iterator[_Finding]:
+    """Find missing and duplicate ids in a list of images or annotations."""
     counts: Counter[Any] = Counter()
     for index, entry in enumerate(content[key]):
         number = entry.get("id") if isinstance(entry, dict) else None
         if not isinstance(number, int | str):
-            what = f"has no integer or string 'id' in {key}[{index}]"
-            defects.append(Defect("error", file, "", what))
+            yield "error", "", f"has no integer or string 'id' in {key}[{index}]"
             continue
         counts[number] += 1
         if counts[number] == 2:
-            where = f"{key.removesuffix('s')} {number}"
-            defects.append(Defect("error", file, where, "is listed more than once"))
-        yield entry
+            yield "error", f"{key.removesuffix('s')} {number}", "is listed more than once"
 
 
-def _annotation_defects(
-    content: dict[str, Any],
-    file: str,
-    with_masks: bool,
-    categories: Collection[int],
-    used: Collection[int],
-) -> list[Defect]:
+def _all_annotation_findings(
+    content: dict[str, Any], with_masks: bool, classes: Collection[str]
+) -> Iterator[_Finding]:
+    if not isinstance(content.get("annotations"), list):
+        yield "error", "", "has no 'annotations', which must be a list"
+        return
+    categories = category_names(content)
+    used = {n: name for n, name in categories.items() if not classes or name in classes}
+    findings = list(_annotation_findings(content, with_masks, categories, used))
+    total, lost = len(content["annotations"]), sum(f[2].endswith(LEFT_OUT) for f in findings)
+    if lost > total / 2:
+        yield (
+            "error",
+            "",
+            f"would lose {lost} of its {total} annotations; check that its boxes are x, y, width, "
+            "height in pixels",
+        )
+    yield from _id_findings(content, "annotations")
+    yield from findings
+    present = {a["category_id"] for a in entries(content, "annotations", category_id=int)}
+    unused = [name for number, name in used.items() if number not in present]
+    if unused:
+        yield "warning", "", f"has no annotations of {', '.join(unused)}"
+
+
+def _annotation_findings(
+    content: dict[str, Any], with_masks: bool, categories: Collection[int], used: Collection[int]
+) -> Iterator[_Finding]:
     sizes = {
         image["id"]: (image.get("height"), image.get("width"))
         for image in entries(content, "images", id=int | str)
     }
-    defects: list[Defect] = []
-    for annotation in _check_ids(content, "annotations", file, defects):
+    for annotation in entries(content, "annotations", id=int | str):
         where = f"annotation {annotation['id']}"
         fault = _reference_fault(annotation, categories)
         if fault:
-            defects.append(Defect("error", file, where, fault))
-        elif annotation["image_id"] not in sizes:
-            what = f"belongs to image {annotation['image_id']!r}, which is not listed; {LEFT_OUT}"
-            defects.append(Defect("warning", file, where, what))
-        else:
-            size = sizes[annotation["image_id"]]
-            in_use = annotation["category_id"] in used
-            for severity, what in annotation_findings(annotation, size, with_masks and in_use):
-                if in_use or severity == "error":
-                    defects.append(Defect(severity, file, where, what))
-    return defects
+            yield "error", where, fault
+            continue
+        image = annotation["image_id"]
+        if image not in sizes:
+            yield "warning", where, f"belongs to image {image!r}, which is not listed; {LEFT_OUT}"
+            continue
+        in_use = annotation["category_id"] in used
+        for severity, what in annotation_findings(annotation, sizes[image], with_masks and in_use):
+            if in_use or severity == "error":
+                yield severity, where, what
 
 
 def _reference_fault(annotation: dict[str, Any], categories: Collection[int]) -> str:

@@ -103,19 +103,19 @@ def use_custom_data(cfg: CfgNode) -> None:
             )
         return
     contents = {
-        dataset.split: _read_contents(dataset.json_file, dataset.json_file.stat().st_mtime_ns)
+        dataset: _read_contents(dataset.json_file, dataset.json_file.stat().st_mtime_ns)
         for dataset in datasets
         if dataset.json_file.is_file()
     }
     classes: tuple[str, ...] = ()
     if contents:
-        classes = _choose_classes(cfg, datasets, contents)
+        classes = _choose_classes(cfg, contents)
         _set_num_classes(cfg, len(classes))
-        _set_mask_format(cfg, datasets, contents, classes)
-    datasets = [dataset._replace(classes=classes) for dataset in datasets]
-    for dataset in datasets:
-        _register(dataset, datasets, Path(cfg.OUTPUT_DIR) / "own_data")
-        _describe(dataset, contents.get(dataset.split))
+        _set_mask_format(cfg, contents, classes)
+    together = [dataset._replace(classes=classes) for dataset in datasets]
+    for dataset, content in zip(together, map(contents.get, datasets)):
+        _register(dataset, together, Path(cfg.OUTPUT_DIR) / "own_data")
+        _describe(dataset, content)
     cfg.DATASETS.TRAIN = tuple(d.name for d in datasets if d.split == "TRAIN")
     cfg.DATASETS.TEST = tuple(d.name for d in datasets if d.split != "TRAIN")
 
@@ -128,28 +128,26 @@ def _read_contents(json_file: Path, _modified: int) -> Contents:
     return summarize(content)
 
 
-def _choose_classes(
-    cfg: CfgNode, datasets: Sequence[CustomDataset], contents: dict[str, Contents]
-) -> tuple[str, ...]:
-    files = {dataset.split: dataset.json_file for dataset in datasets}
-    first = next(iter(contents))
+def _choose_classes(cfg: CfgNode, contents: dict[CustomDataset, Contents]) -> tuple[str, ...]:
+    first, *others = contents
     known = list(contents[first].categories.values())
     chosen = list(cfg.DATASETS.OWN.CLASSES)
     for name in chosen:
         if name not in known:
             close = closest(str(name), known)
             raise UserError(
-                f"DATASETS.OWN.CLASSES names {name!r}, which is not a class of {files[first]}; the "
-                f"closest names are {', '.join(map(repr, close))}."
+                f"DATASETS.OWN.CLASSES names {name!r}, which is not a class of {first.json_file}; "
+                f"the closest names are {', '.join(map(repr, close))}."
             )
     if chosen:
         return tuple(name for name in known if name in chosen)
-    for split, other in contents.items():
-        for name, masks in other.masks.items():
+    for other in others:
+        for name, masks in contents[other].masks.items():
             if name not in known and masks.total:
                 raise UserError(
-                    f"{files[split]} has the class {name!r}, which {files[first]} lacks; add it to "
-                    "the categories there, or list the classes to use in DATASETS.OWN.CLASSES."
+                    f"{other.json_file} has the class {name!r}, which {first.json_file} lacks; "
+                    "add it to the categories there, or list the classes to use in "
+                    "DATASETS.OWN.CLASSES."
                 )
     return tuple(known)
 
@@ -166,16 +164,10 @@ def _set_num_classes(cfg: CfgNode, number: int) -> None:
 
 
 def _set_mask_format(
-    cfg: CfgNode,
-    datasets: Sequence[CustomDataset],
-    contents: dict[str, Contents],
-    classes: Sequence[str],
+    cfg: CfgNode, contents: dict[CustomDataset, Contents], classes: Sequence[str]
 ) -> None:
-    for dataset in datasets:
-        if dataset.split not in contents:
-            continue
-        masks = contents[dataset.split].masks
-        kinds = [masks[name] for name in classes if name in masks]
+    for dataset, content in contents.items():
+        kinds = [content.masks[name] for name in classes if name in content.masks]
         incomplete = [kind for kind in kinds if kind.missing]
         if cfg.MODEL.MASK_ON and incomplete:
             raise UserError(
@@ -216,7 +208,7 @@ def _register(dataset: CustomDataset, together: Sequence[CustomDataset], folder:
 
 
 def _describe(dataset: CustomDataset, contents: Contents | None) -> None:
-    """Fill the metadata, as far as it is known without the file if there is none."""
+    """Set the metadata; ``contents`` is None if the JSON file does not exist."""
     metadata = MetadataCatalog.get(dataset.name)
     metadata.set(evaluator_type="coco", image_root=str(dataset.image_root))
     if dataset.classes:

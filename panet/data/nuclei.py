@@ -77,15 +77,13 @@ def find_sources(folder: Path) -> list[Source]:
             continue
         image = path / "images" / f"{path.name}.png"
         if not image.is_file():
-            raise UserError(f"There is no image {image}; give the unpacked stage1_train.")
+            raise UserError(f"There is no image {image}; pass the unpacked stage1_train.")
         masks = sorted(p for p in path.glob("masks/*.png") if not p.name.startswith("."))
         if not masks:
-            raise UserError(
-                f"{path / 'masks'} has no masks; give the unpacked stage1_train, which has them."
-            )
+            raise UserError(f"{path / 'masks'} has no masks; pass the unpacked stage1_train.")
         sources.append(Source(path.name, image, masks))
     if not sources:
-        raise UserError(f"{folder} has no folders of images; give the unpacked stage1_train.")
+        raise UserError(f"{folder} has no folders of images; pass the unpacked stage1_train.")
     return sources
 
 

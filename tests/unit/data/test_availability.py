@@ -1,4 +1,4 @@
-"""What is missing is told in one sentence, before anything is computed."""
+"""Missing datasets, classes and proposals are reported in one sentence, before training."""
 
 import json
 import re

@@ -1,4 +1,4 @@
-"""Data of one's own."""
+"""Custom datasets."""
 
 import json
 from collections.abc import Iterator

@@ -1,4 +1,4 @@
-"""What a dataset is said to have."""
+"""Statistics and samples of a dataset."""
 
 from pathlib import Path
 

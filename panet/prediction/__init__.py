@@ -1,4 +1,4 @@
-"""Predicting on images and videos, in Python and into folders of results."""
+"""Prediction on images and videos, in Python and into result folders."""
 
 from .media import UnreadableImageError, read_image
 from .predictor import Predictor, prediction_config

@@ -1,4 +1,4 @@
-"""Videos of what was found in videos."""
+"""Videos with drawn detections."""
 
 from collections.abc import Sequence
 from contextlib import suppress
@@ -12,18 +12,19 @@ from .inputs import Source
 
 
 def write_annotated_videos(sources: Sequence[Source], folder: ResultsFolder) -> None:
-    """Put the pictures of the frames of each video together, unless that is done.
+    """Encode the annotated frames of each video as a video, unless it exists.
 
     Args:
-        sources: of which only the videos count whose frames are all there.
-        folder: with their pictures.
+        sources: images, which are ignored, and videos, which are encoded if all their frames are
+            finished.
+        folder: folder with the annotated frames.
 
     Raises:
-        UserError: if OpenCV cannot encode here.
+        UserError: if OpenCV cannot encode videos on this machine.
     """
     for source in sources:
         if source.is_video and not folder.annotated_video(source.name).exists():
-            with suppress(OSError):  # the source is gone or cannot be read
+            with suppress(OSError):  # the source was deleted or cannot be read
                 _write(source, folder, stamp_of(source.path))
 
 
@@ -39,14 +40,14 @@ def _write(source: Source, folder: ResultsFolder, stamp: str) -> None:
         for number in range(1, video["frames"] + 1):
             picture = cv2.imread(str(folder.picture(frame_name(source.name, number))))
             if picture is None:
-                return  # somebody has deleted it
+                return  # the annotated frame was deleted
             if not writer.isOpened():
                 height, width = picture.shape[:2]
                 code = cv2.VideoWriter.fourcc(*"mp4v")
                 writer.open(str(unfinished), code, video["frames_per_second"], (width, height))
                 if not writer.isOpened():
                     raise UserError(
-                        f"OpenCV cannot encode {target} on this machine; add --no-pictures."
+                        f"OpenCV cannot encode {target} on this machine; use --no-pictures."
                     )
             writer.write(picture)
     finally:

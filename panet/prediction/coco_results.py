@@ -1,4 +1,4 @@
-"""What a model finds, in COCO's format of results."""
+"""Convert model outputs to COCO results."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -11,25 +11,26 @@ from panet.evaluation.run_lengths import encode_masks, without_masks
 
 
 def to_detections(instances: Instances, categories: Sequence[Category]) -> list[dict[str, Any]]:
-    """The entries of a COCO results file for one image, but for the "image_id".
+    """Convert the instances of one image to COCO result entries without "image_id".
 
     Args:
-        instances: as a model outputs them, on the CPU.
-        categories: of the model's classes, in their order.
+        instances: output of a model, on the CPU.
+        categories: categories of the model's classes, in class order.
 
     Returns:
-        For each instance "category_id", its name "category", "bbox" as [x, y, width, height] in
-        pixels, "score" and, if it has a mask, "segmentation" as compressed run lengths.
+        For each instance "category_id", the category's name "category", "bbox" as
+        [x, y, width, height] in pixels, "score" and, if it has a mask, "segmentation" as
+        compressed RLE.
     """
     detections = []
-    for found in instances_to_coco_json(without_masks(instances), 0):
-        category = categories[found["category_id"]]
+    for result in instances_to_coco_json(without_masks(instances), 0):
+        category = categories[result["category_id"]]
         detections.append(
             {
                 "category_id": category["id"],
                 "category": category["name"],
-                "bbox": [round(value, 3) for value in found["bbox"]],
-                "score": round(found["score"], 6),
+                "bbox": [round(value, 3) for value in result["bbox"]],
+                "score": round(result["score"], 6),
             }
         )
     if instances.has("pred_masks"):

@@ -1,4 +1,4 @@
-"""The folder that results are written to, image by image."""
+"""Result folder, written image by image."""
 
 import json
 import shutil
@@ -21,34 +21,34 @@ from .media import Picture
 _JPEG_OPTIONS = (cv2.IMWRITE_JPEG_QUALITY, 95)
 
 Record = dict[str, Any]
-"""Of an image: "file_name", "frame" if it is one of a video, "width", "height", "detections" and
-"stamp", which tells whether the file has changed since."""
+"""Results of an image: "file_name", "frame" if it is a video frame, "width", "height",
+"detections", and "stamp" to detect changes of the file, see :func:`stamp_of`."""
 
 
 def stamp_of(file: Path) -> str:
-    """A text that changes when the file does.
+    """Return a string that changes when the file changes: its size and modification time.
 
     Raises:
-        OSError: if it is not there.
+        OSError: if the file does not exist.
     """
     status = file.stat()
     return f"{status.st_size}-{status.st_mtime_ns}"
 
 
 def frame_name(video: str, number: int) -> str:
-    """What a frame is called here, next to the images' names."""
+    """Return the name of a frame in the result folder, unique among images and frames."""
     return f"{video}/{number:06d}"
 
 
 def write_json(content: Any, file: Path) -> None:
-    """Write a file that is there as a whole or not at all, and its folder if need be."""
+    """Write a JSON file atomically, creating its folder if necessary."""
     file.parent.mkdir(parents=True, exist_ok=True)
     with open_atomically(file, "w") as stream:
         json.dump(content, stream)
 
 
 def read_json(file: Path) -> Any:
-    """The content of a file, None if there is none or it is damaged."""
+    """Read a JSON file; return None if it does not exist or is damaged."""
     try:
         return json.loads(file.read_text())
     except (OSError, ValueError):
@@ -57,16 +57,16 @@ def read_json(file: Path) -> Any:
 
 @dataclass(frozen=True)
 class ResultsFolder:
-    """Results by the names of their images.
+    """Results by image name.
 
-    An image is done when its record is there, which is one file, written at once. Pictures and
-    masks are drawn from the record and the image, now or, after an interruption, later. So the
-    folder is whole at every moment, and its size does not matter to what writing one more takes.
+    The record of an image is one atomically written file. Visualizations and masks are drawn from
+    the record and the image, after an interruption also later. The folder is therefore consistent
+    at any time, and the cost of adding an image does not depend on the folder's size.
 
     Attributes:
-        path: of the folder.
-        with_pictures: whether images get a picture of what was found in them.
-        with_masks: whether every instance gets a file with its mask.
+        path: path of the folder.
+        with_pictures: whether to write a visualization of each image.
+        with_masks: whether to write the mask of each instance to a file.
     """
 
     path: Path
@@ -95,30 +95,30 @@ class ResultsFolder:
         return self.path / "videos" / f"{name}.mp4"
 
     def load(self, name: str, stamp: str) -> Record | None:
-        """The record of an image, None if there is none or the file was another one then."""
+        """Load the record of an image; None if it does not exist or the file has changed since."""
         record: Record | None = read_json(self._record(name))
         return record if record is not None and record["stamp"] == stamp else None
 
     def save(self, name: str, record: Record) -> None:
-        """Write a record; pictures and masks of a former one go."""
+        """Write a record after removing the results of a previous one."""
         self.remove(name)
         write_json(record, self._record(name))
 
     def remove(self, name: str) -> None:
-        """Remove everything about an image."""
+        """Remove all results of an image."""
         self._record(name).unlink(missing_ok=True)
         self.picture(name).unlink(missing_ok=True)
         shutil.rmtree(self.masks(name), ignore_errors=True)
 
     def is_finished(self, name: str, stamp: str) -> bool:
-        """Whether an image has its record and what shall be drawn from it."""
+        """Whether an image has a record and all files drawn from it."""
         record = self.load(name, stamp)
         return record is not None and not (
             self._lacks_picture(name) or self._lacks_masks(name, record)
         )
 
     def draw_missing(self, name: str, record: Record, image: Picture) -> None:
-        """Draw what an image with a record lacks."""
+        """Draw the missing files of an image from its record."""
         detections = record["detections"]
         if self._lacks_picture(name):
             picture = draw(image, detections, by_category="frame" in record)
@@ -137,7 +137,7 @@ class ResultsFolder:
             unfinished.replace(finished)
 
     def begin_video(self, name: str, stamp: str, frames_per_second: float) -> None:
-        """Say which video the frames to come are of; those of another file of that name go."""
+        """Register a video before its frames; remove frames of a previous file of this name."""
         video = read_json(self._video(name))
         if video is not None and video["stamp"] == stamp:
             return
@@ -146,19 +146,19 @@ class ResultsFolder:
         write_json(content, self._video(name))
 
     def end_video(self, name: str, frames: int) -> None:
-        """Say how many frames a video turned out to have."""
+        """Record the number of frames of a completely read video."""
         video = read_json(self._video(name))
         if video["frames"] != frames:
             write_json({**video, "frames": frames}, self._video(name))
 
     def load_video(self, name: str, stamp: str) -> dict[str, Any] | None:
-        """ "frames" and "frames_per_second" of a video that was read to its end, else None."""
+        """Load "frames" and "frames_per_second" of a video; None if it was not read completely."""
         video: dict[str, Any] | None = read_json(self._video(name))
         is_known = video is not None and video["stamp"] == stamp and video["frames"] is not None
         return video if is_known else None
 
     def remove_video(self, name: str) -> None:
-        """Remove everything about a video and its frames."""
+        """Remove all results of a video and its frames."""
         for part in ("records", "pictures", "masks"):
             shutil.rmtree(self.path / part / name, ignore_errors=True)
         self.annotated_video(name).unlink(missing_ok=True)
@@ -173,7 +173,7 @@ class ResultsFolder:
         )
 
     def report_unreadable(self, file: Path, reason: str) -> None:
-        """Add a line to the list; several processes may do so at a time."""
+        """Append a line to the list of unreadable files; safe in several processes at once."""
         with self.unreadable_list.open("a", errors="surrogateescape") as stream:
             stream.write(f"{file}\t{reason}\n")
 
@@ -181,7 +181,7 @@ class ResultsFolder:
         write_json(categories, self.categories_file)
 
     def all_records(self) -> Iterator[Record]:
-        """The records of all images that were ever predicted on, in the order of their names."""
+        """Yield the records of all images in the folder, ordered by name."""
         files = (file.relative_to(self.records) for file in self.records.rglob("*.json"))
         for file in sorted(files, key=lambda path: path.parts):
             record = read_json(self.records / file)

@@ -1,4 +1,4 @@
-"""Finding the files to predict on, and naming them."""
+"""Search and naming of input files."""
 
 import glob
 import os
@@ -18,7 +18,7 @@ IMAGE_EXTENSIONS = frozenset(
 VIDEO_EXTENSIONS = frozenset(
     f".{kind}" for kind in ("avi", "m2ts", "m4v", "mkv", "mov", "mp4", "mpeg", "mpg", "mts", "ogv")
 ) | {".webm", ".wmv"}
-"""What is taken from folders, in lower case. A file that is named itself may have any extension."""
+"""Lower-case extensions of files in folders. Files given explicitly may have any extension."""
 
 
 @dataclass(frozen=True)
@@ -26,9 +26,8 @@ class Source:
     """An image or a video.
 
     Attributes:
-        path: of the file, absolute.
-        name: its path within the folder that all inputs have in common, with slashes. No two
-            sources of a run have the same.
+        path: absolute path of the file.
+        name: POSIX path relative to the common folder of all inputs, unique within a run.
     """
 
     path: Path
@@ -40,18 +39,18 @@ class Source:
 
 
 def find_files(inputs: Sequence[str], excluded: Path | None = None) -> list[Path]:
-    """The images and videos that a user names.
+    """Find the images and videos of command-line inputs.
 
     Args:
-        inputs: files, folders, which are searched to the bottom, and patterns such as
-            "photos/**/*.jpg". In folders, hidden files and folders are left out.
-        excluded: a folder whose files are left out, unless they are named themselves.
+        inputs: files, folders, which are searched recursively, and glob patterns such as
+            "photos/**/*.jpg". Hidden files and folders within folders are skipped.
+        excluded: folder whose files are skipped, unless given explicitly.
 
     Returns:
-        Absolute paths, each once: in the order of ``inputs``, sorted within each.
+        Unique absolute paths in the order of ``inputs``, sorted within each input.
 
     Raises:
-        UserError: if one of ``inputs`` gives no file.
+        UserError: if an input yields no file.
     """
     found: dict[Path, None] = {}
     for name in inputs:
@@ -59,13 +58,13 @@ def find_files(inputs: Sequence[str], excluded: Path | None = None) -> list[Path
         if excluded is not None and not Path(name).is_file():
             paths = [path for path in paths if not path.is_relative_to(_absolute(excluded))]
         if not paths:
-            raise UserError(f"There is no image and no video in {name}.")
+            raise UserError(f"{name} contains no image or video; give files or folders that do.")
         found.update(dict.fromkeys(paths))
     return list(found)
 
 
 def _absolute(path: str | Path) -> Path:
-    """Links keep their own names, which may say more than those of what they lead to."""
+    """Make a path absolute without resolving symbolic links, to keep the names users see."""
     return Path(os.path.abspath(path))  # noqa: PTH100
 
 
@@ -79,7 +78,7 @@ def _expand(name: str) -> Iterator[str]:
         for match in sorted(glob.glob(name, recursive=True)):  # noqa: PTH207
             if Path(match).is_file():
                 yield match
-            elif "**" not in name:  # of which "**" gives the contents too
+            elif "**" not in name:  # "**" matches the contents as well
                 yield from _search(match)
     else:
         raise UserError(
@@ -93,7 +92,7 @@ def _search(folder: str) -> Iterator[str]:
     seen = set()
     for parent, folders, files in os.walk(folder, followlinks=True):
         place = os.path.realpath(parent)
-        if place in seen:  # by way of links
+        if place in seen:  # cycle of symbolic links
             folders.clear()
             continue
         seen.add(place)
@@ -104,10 +103,10 @@ def _search(folder: str) -> Iterator[str]:
 
 
 def common_folder(files: Sequence[Path]) -> Path:
-    """The deepest folder that has all of them, which are absolute paths, somewhere below it."""
+    """Return the deepest folder that contains all files, which are absolute paths."""
     return Path(os.path.commonpath([file.parent for file in files]))
 
 
 def name_sources(files: Sequence[Path], folder: Path) -> list[Source]:
-    """Sources that are named by their paths within ``folder``, which has all ``files``."""
+    """Name files by their paths relative to ``folder``, which contains all of them."""
     return [Source(file, file.relative_to(folder).as_posix()) for file in files]

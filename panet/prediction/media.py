@@ -1,4 +1,4 @@
-"""Reading images and videos from files that may be anything."""
+"""Robust reading of images and videos."""
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -19,18 +19,18 @@ _CAMERA_BITS = (8, 10, 12, 14, 16)
 
 
 class UnreadableImageError(UserError):
-    """A file is no image or video, is damaged, or is too small to find anything in."""
+    """A file is not an image or video, is damaged, or is too small for prediction."""
 
 
 def read_image(path: Path) -> Picture:
-    """An image as detectron2 reads it, but for those of more than 8 bits.
+    """Read an image as detectron2 does, with support for more than 8 bits.
 
-    It is upright if its EXIF data say how. Of several pages the first is read, and transparency is
-    ignored. Greyscale of more than 8 bits, which otherwise would be cut off at 255, is scaled, see
-    :func:`to_eight_bits`.
+    The EXIF orientation is applied, transparency is ignored, and only the first page is read.
+    Greyscale values of more than 8 bits are scaled, see :func:`to_eight_bits`, instead of being
+    clipped at 255.
 
     Raises:
-        UnreadableImageError: if it cannot be read, or has one pixel in a row or column.
+        UnreadableImageError: if it cannot be read, or is only one pixel high or wide.
     """
     if path.is_file() and path.stat().st_size == 0:
         raise UnreadableImageError("the file is empty")
@@ -43,24 +43,24 @@ def read_image(path: Path) -> Picture:
         else:
             image = np.ascontiguousarray(detection_utils.read_image(str(path), "BGR"))
     except UnidentifiedImageError as error:
-        raise UnreadableImageError("it is no image of a known format") from error
-    except Exception as error:  # what decoders raise at damaged files has no common class
+        raise UnreadableImageError("not an image of a known format") from error
+    except Exception as error:  # decoders raise all kinds of exceptions for damaged files
         reason = " ".join(str(error).split()) or type(error).__name__
         raise UnreadableImageError(reason) from error
     if min(image.shape[:2]) < 2:
-        raise UnreadableImageError(f"it has only {image.shape[1]} x {image.shape[0]} pixels")
+        raise UnreadableImageError(f"the image has only {image.shape[1]} x {image.shape[0]} pixels")
     return image
 
 
 def to_eight_bits(values: npt.NDArray[np.generic]) -> npt.NDArray[np.uint8]:
     """Scale greyscale values to 0 ... 255.
 
-    What white is, files do not say: cameras with 12 bits store their numbers in 16. It is taken to
-    be 1 for fractions up to 1, else the end of the smallest range of 8, 10, 12, 14 or 16 bits that
-    has all values, else the largest value. So 8-bit values stay as they are.
+    Files do not store the value of white; 12-bit cameras, for example, write 16-bit files. It is
+    assumed to be 1 for floats up to 1, else the maximum of the smallest of 8, 10, 12, 14 or 16
+    bits that holds all values, else the largest value. 8-bit values are therefore unchanged.
 
     Args:
-        values: (H, W), of any real type; negative ones and NaN become black.
+        values: (H, W), of any real type; negative and non-finite values become black.
 
     Returns:
         (H, W).
@@ -78,18 +78,18 @@ def to_eight_bits(values: npt.NDArray[np.generic]) -> npt.NDArray[np.uint8]:
 @contextmanager
 def _opened(path: Path) -> Iterator[cv2.VideoCapture]:
     if not path.is_file():
-        raise UnreadableImageError("there is no such file")
+        raise UnreadableImageError("the file does not exist")
     capture = cv2.VideoCapture(str(path))
     try:
         if not capture.isOpened():
-            raise UnreadableImageError("it is no video that OpenCV can read")
+            raise UnreadableImageError("not a video that OpenCV can read")
         yield capture
     finally:
         capture.release()
 
 
 def probe_video(path: Path) -> tuple[int, float]:
-    """The number of frames that a video claims to have, or 0, and its frames per second.
+    """Return the frame count that a video reports, or 0, and its frames per second, by default 25.
 
     Raises:
         UnreadableImageError: if it cannot be opened.
@@ -103,18 +103,18 @@ def probe_video(path: Path) -> tuple[int, float]:
 def read_frames(
     path: Path, is_wanted: Callable[[int], bool]
 ) -> Iterator[tuple[int, Picture | None]]:
-    """All frames of a video, in order.
+    """Read the frames of a video, in order.
 
     Args:
-        path: of the video.
-        is_wanted: whether to return the frame of that number. Frames cannot be jumped to without
-            risking to hit a neighbour, so the others are passed over one by one.
+        path: path of the video.
+        is_wanted: whether to decode the frame of a number. The other frames are skipped one by
+            one, since seeking is not frame-accurate.
 
     Yields:
-        The frame's number, from 1 on; the frame, or None if it is not wanted.
+        The number of each frame, from 1, and the frame, or None if it is not wanted.
 
     Raises:
-        UnreadableImageError: if it cannot be opened or has no frame.
+        UnreadableImageError: if the video cannot be opened or has no frame.
     """
     with _opened(path) as capture:
         number = 0
@@ -128,4 +128,4 @@ def read_frames(
             else:
                 yield number, None
     if number == 0:
-        raise UnreadableImageError("it has no frame that can be read")
+        raise UnreadableImageError("the video has no readable frame")

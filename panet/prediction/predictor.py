@@ -1,6 +1,5 @@
-"""From images to instances, in Python."""
+"""Python interface for prediction."""
 
-from collections import defaultdict
 from collections.abc import Sequence
 from typing import Any
 
@@ -19,11 +18,12 @@ from panet.prepare import prepare
 from panet.utils.errors import UserError
 
 from .annotated_image import draw
+from .batches import group_alike
 from .coco_results import to_detections
 from .media import Picture, UnreadableImageError
 
 Prepared = dict[str, Any]
-"""An image as models take it: "image", (3, H', W'), uint8, resized, and its "height", "width"."""
+"""Model input: resized "image", (3, H', W'), uint8, and the original "height" and "width"."""
 
 
 def prediction_config(
@@ -32,29 +32,29 @@ def prediction_config(
     score_threshold: float | None = None,
     overrides: Sequence[str] = (),
 ) -> CfgNode:
-    """The configuration of a trained model that finds instances.
+    """Load the configuration of a trained instance detection model.
 
     Args:
         name_or_path: a name from :func:`panet.model_zoo.list_configs`, or the path of a file.
-        weights: a file; "" for the configuration's ``MODEL.WEIGHTS``.
-        score_threshold: instances with lower scores are left out; None for the configuration's.
-        overrides: keys and values in turn.
+        weights: checkpoint file; "" for the configuration's ``MODEL.WEIGHTS``.
+        score_threshold: minimum score of instances; None for that of the configuration.
+        overrides: alternating keys and values.
 
     Raises:
-        UserError: if there is no such configuration, a value is wrong, no weights are named, or
-            its model finds no instances in images alone.
+        UserError: if the configuration does not exist, a value is invalid, there are no weights,
+            or the model does not detect instances or needs proposal files.
     """
     cfg = prepare(load_config(find_config_file(name_or_path), overrides))
     architecture = cfg.MODEL.META_ARCHITECTURE
     if architecture not in CLASS_SECTIONS:
         raise UserError(
-            f"MODEL.META_ARCHITECTURE is {architecture!r}, which finds no instances; it must be "
-            f"one of {', '.join(map(repr, CLASS_SECTIONS))}."
+            f"MODEL.META_ARCHITECTURE is {architecture!r}, which does not detect instances; it "
+            f"must be one of {', '.join(map(repr, CLASS_SECTIONS))}."
         )
     if cfg.MODEL.LOAD_PROPOSALS:
         raise UserError(
-            "MODEL.LOAD_PROPOSALS is True: this model reads proposals from files made for a "
-            "dataset; take the configuration of one with an RPN."
+            "MODEL.LOAD_PROPOSALS is True, so the model needs proposal files of a dataset; use "
+            "the configuration of a model with an RPN."
         )
     if weights:
         cfg.MODEL.WEIGHTS = weights
@@ -68,25 +68,25 @@ def prediction_config(
 
 
 class Predictor:
-    """A trained model that takes images as arrays.
+    """A trained model for images given as arrays.
 
     Attributes:
-        categories: of the model's classes, in their order: "id" and "name".
+        categories: "id" and "name" of the model's classes, in class order.
     """
 
     def __init__(self, cfg: CfgNode) -> None:
         """
         Args:
-            cfg: as from :func:`prediction_config`.
+            cfg: configuration from :func:`prediction_config`.
 
         Raises:
-            UserError: if ``MODEL.WEIGHTS`` cannot be loaded, or does not fit.
+            UserError: if ``MODEL.WEIGHTS`` cannot be loaded or does not match the model.
         """
         self.model, self.categories = load_trained_model(cfg)
         backbone: Any = getattr(self.model, "model", self.model).backbone
         self._divisor = max(1, int(backbone.size_divisibility))
         self._cfg = cfg
-        shorter = 0 if cfg.TEST.AUG.ENABLED else cfg.INPUT.MIN_SIZE_TEST  # it resizes itself
+        shorter = 0 if cfg.TEST.AUG.ENABLED else cfg.INPUT.MIN_SIZE_TEST  # TTA resizes itself
         self._resize = ResizeShortestEdge([shorter, shorter], cfg.INPUT.MAX_SIZE_TEST)
         self._is_rgb = cfg.INPUT.FORMAT == "RGB"
 
@@ -98,60 +98,62 @@ class Predictor:
         score_threshold: float | None = None,
         overrides: Sequence[str] = (),
     ) -> "Predictor":
-        """See :func:`prediction_config` for the arguments and what is raised."""
+        """Build a predictor; see :func:`prediction_config` for arguments and exceptions."""
         return cls(prediction_config(name_or_path, weights, score_threshold, overrides))
 
     @property
     def classes(self) -> list[str]:
-        """The names of what ``pred_classes`` counts."""
+        """Class names in the order of ``pred_classes``."""
         return [category["name"] for category in self.categories]
 
     def __call__(self, image: Picture) -> Instances:
-        """What is in one image; see :meth:`predict`."""
+        """Detect instances in one image; see :meth:`predict`."""
         return self.predict([image])[0]
 
     def predict(self, images: Sequence[Picture], batch_size: int = 1) -> list[Instances]:
-        """What is in each of several images.
+        """Detect instances in several images.
 
         Args:
-            images: each (H, W, 3), BGR, uint8, as ``cv2.imread`` gives them; of any sizes.
-            batch_size: how many of like size to compute at once. The results are the same but for
-                rounding.
+            images: each (H, W, 3), BGR, uint8, as from ``cv2.imread``; sizes may differ.
+            batch_size: number of images of similar size in a batch. It does not change the results
+                beyond rounding.
 
         Returns:
-            For each image instances on the CPU, best first: "pred_boxes" in pixels of the image,
-            "scores", "pred_classes" and, if the model has masks, "pred_masks", (N, H, W), bool.
+            The instances in each image, on the CPU, by descending score: "pred_boxes" in pixels of
+            the image, "scores", "pred_classes" and, if the model has masks, "pred_masks",
+            (N, H, W), bool.
 
         Raises:
-            UserError: if an array is no such image.
+            UserError: if an array is not such an image.
         """
-        groups: defaultdict[tuple[int, int], list[tuple[int, Prepared]]] = defaultdict(list)
-        for index, image in enumerate(images):
-            prepared = self.prepare(image)
-            groups[self.padded_size(prepared)].append((index, prepared))
-        found: dict[int, Instances] = {}
-        for group in groups.values():
-            for start in range(0, len(group), batch_size):
-                indices, batch = zip(*group[start : start + batch_size])
-                found.update(zip(indices, self.infer(batch)))
-        return [found[index] for index in range(len(images))]
+        batches = group_alike(
+            enumerate(map(self.prepare, images)),
+            key=lambda item: self.padded_size(item[1]),
+            size=batch_size,
+            max_waiting=len(images),
+        )
+        results: dict[int, Instances] = {}
+        for batch in batches:
+            indices, prepared = zip(*batch)
+            results.update(zip(indices, self.infer(prepared)))
+        return [results[index] for index in range(len(images))]
 
     def prepare(self, image: Picture) -> Prepared:
-        """Resize an image for :meth:`infer`; several threads may do so at a time.
+        """Resize an image for :meth:`infer`. This method is thread-safe.
 
         Raises:
-            UnreadableImageError: if it is so long that nothing would be left of its shorter side.
+            UnreadableImageError: if the image is so long that its resized shorter side is 0.
             UserError: if the array is not (H, W, 3), uint8.
         """
         if image.ndim != 3 or image.shape[2] != 3 or image.dtype != np.uint8 or image.size == 0:
             raise UserError(
-                f"The image is an array {image.shape} of {image.dtype}; it must be "
+                f"The image has shape {image.shape} and dtype {image.dtype}; it must be "
                 "(height, width, 3), uint8, in the order blue, green, red."
             )
         height, width = image.shape[:2]
         if self._smallest_side(height, width) < 1:
             raise UnreadableImageError(
-                f"it has {width} x {height} pixels, of which resizing would leave nothing"
+                f"the image has {width} x {height} pixels and would be resized to an empty image"
             )
         if self._is_rgb:
             image = image[:, :, ::-1]
@@ -160,23 +162,19 @@ class Predictor:
         return {"image": torch.as_tensor(planes), "height": height, "width": width}
 
     def _smallest_side(self, height: int, width: int) -> int:
-        """In pixels, of an image of this size, or its smallest view, after resizing."""
+        """Shortest side, in pixels, of the resized image or its TTA views."""
         if self._cfg.TEST.AUG.ENABLED:
             return min(min(size) for size in view_sizes(self._cfg, height, width))
-        sizes = self._cfg.INPUT
-        if sizes.MIN_SIZE_TEST == 0:  # not to resize
+        shorter, longer = self._cfg.INPUT.MIN_SIZE_TEST, self._cfg.INPUT.MAX_SIZE_TEST
+        if shorter == 0:  # disables resizing
             return min(height, width)
-        return min(
-            ResizeShortestEdge.get_output_shape(
-                height, width, sizes.MIN_SIZE_TEST, sizes.MAX_SIZE_TEST
-            )
-        )
+        return min(ResizeShortestEdge.get_output_shape(height, width, shorter, longer))
 
     def padded_size(self, prepared: Prepared) -> tuple[int, int]:
-        """Height and width of what the network sees of an image.
+        """Return height and width of the padded network input.
 
-        Only images that agree in it may share a batch: padding that an image does not have by
-        itself reaches its results, through group norms and at its edges.
+        Only images with equal padded sizes may share a batch: additional padding changes the
+        results, through group norms and at the image border.
         """
         height, width = (
             -(-side // self._divisor) * self._divisor for side in prepared["image"].shape[1:]
@@ -185,13 +183,13 @@ class Predictor:
 
     @torch.no_grad()
     def infer(self, batch: Sequence[Prepared]) -> list[Instances]:
-        """What is in images that :meth:`prepare` has made, all of one :meth:`padded_size`."""
+        """Detect instances in images from :meth:`prepare`, all of the same :meth:`padded_size`."""
         return [output["instances"].to("cpu") for output in self.model(list(batch))]
 
     def detections(self, instances: Instances) -> list[dict[str, Any]]:
-        """Instances in COCO's format, see :func:`panet.prediction.coco_results.to_detections`."""
+        """Convert to COCO results, see :func:`panet.prediction.coco_results.to_detections`."""
         return to_detections(instances, self.categories)
 
     def draw(self, image: Picture, instances: Instances) -> Picture:
-        """A copy of the image, (H, W, 3), BGR, with the instances drawn on it."""
+        """Draw instances on a copy of the image, (H, W, 3), BGR."""
         return draw(image, self.detections(instances))

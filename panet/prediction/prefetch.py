@@ -1,4 +1,4 @@
-"""Reading in the background."""
+"""Prefetching with threads."""
 
 from collections.abc import Callable, Generator, Iterable
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -12,24 +12,23 @@ T = TypeVar("T")
 def read_ahead(
     jobs: Iterable[Callable[[], T]], threads: int, ahead: int
 ) -> Generator[T, None, None]:
-    """The results of jobs, in their order, while the next ones are computed by other threads.
+    """Yield the results of jobs in order while threads compute the next ones.
 
-    Decoding and resizing let other threads run meanwhile, so threads do here. Unlike processes they
-    need no shared memory and end with the program.
+    Decoding and resizing release the GIL, so threads suffice. Unlike processes they need no shared
+    memory and end with the program.
 
     Args:
-        jobs: consumed by a thread of its own.
-        threads: how many jobs to do at a time.
-        ahead: how many results to have ready at most.
+        jobs: iterable of jobs, consumed by a separate thread.
+        threads: number of concurrent jobs.
+        ahead: maximum number of results to hold ready.
 
     Raises:
-        Exception: whatever ``jobs`` or one of them raises.
+        Exception: any exception of ``jobs`` or of a job.
     """
     results: Queue[Future[T] | None] = Queue(maxsize=ahead)
     stopped = Event()
-    failures: list[BaseException] = []
 
-    def hand_over(result: Future[T] | None) -> bool:
+    def put(result: Future[T] | None) -> bool:
         while not stopped.is_set():
             try:
                 results.put(result, timeout=0.1)
@@ -41,12 +40,14 @@ def read_ahead(
     def submit_all() -> None:
         try:
             for job in jobs:
-                if not hand_over(pool.submit(job)):
+                if not put(pool.submit(job)):
                     break
         except BaseException as error:
-            failures.append(error)
+            failed: Future[T] = Future()
+            failed.set_exception(error)
+            put(failed)
         finally:
-            hand_over(None)
+            put(None)
 
     with ThreadPoolExecutor(threads) as pool:
         submitter = Thread(target=submit_all, daemon=True)
@@ -54,8 +55,6 @@ def read_ahead(
         try:
             while (result := _next(results)) is not None:
                 yield result.result()
-            if failures:
-                raise failures[0]
         finally:
             stopped.set()
             submitter.join()
@@ -63,7 +62,7 @@ def read_ahead(
 
 
 def _next(results: "Queue[Future[T] | None]") -> "Future[T] | None":
-    """Wait in short steps: a thread that waits without end does not notice Ctrl-C everywhere."""
+    """Get the next item with a timeout, since an unlimited wait blocks Ctrl-C on some platforms."""
     while True:
         try:
             return results.get(timeout=1.0)

@@ -1,4 +1,4 @@
-"""One file of the results for all images of a folder."""
+"""Merging of the records of a result folder into COCO and CSV files."""
 
 import csv
 import json
@@ -10,7 +10,7 @@ from pycocotools import mask as rle
 
 from panet.utils.atomic import open_atomically
 
-from .folder import Record, ResultsFolder, read_json
+from .folder import ResultsFolder, read_json
 
 _COLUMNS = ("image_id", "file_name", "frame", "category_id", "category", "score")
 _MEASURES = ("x", "y", "width", "height", "mask_pixels")
@@ -18,33 +18,36 @@ _MEASURES = ("x", "y", "width", "height", "mask_pixels")
 
 @dataclass(frozen=True)
 class Summary:
-    """What a folder holds: images or frames, and what was found in them."""
+    """Number of images and frames in a folder, and of detections in them."""
 
     images: int
     detections: int
 
 
 def merge(folder: ResultsFolder, with_csv: bool = False) -> Summary:
-    """Write results.json and images.json, and maybe results.csv, each at once.
+    """Write results.json, images.json and optionally results.csv, each atomically.
 
-    The first is a COCO results file, the second the file of images and categories that belongs to
-    it: ``pycocotools.coco.COCO("images.json").loadRes("results.json")`` reads both. Images have ids
-    from 1 on, in the order of their names.
+    results.json is a COCO results file and images.json its images and categories:
+    ``pycocotools.coco.COCO("images.json").loadRes("results.json")`` reads both. Image ids count
+    from 1, in the order of image names.
 
     Args:
-        folder: all that was ever written to it is merged.
-        with_csv: whether to write the CSV file, with one row for each detection.
+        folder: result folder, all records of which are merged.
+        with_csv: whether to write results.csv, with one row for each detection.
     """
     images: list[dict[str, Any]] = []
     detections = 0
     with open_atomically(folder.path / "results.json", "w") as stream:
         stream.write("[")
         for record in folder.all_records():
-            image = {"id": len(images) + 1, **_without(record, "detections", "stamp")}
-            images.append(image)
+            image = {k: v for k, v in record.items() if k not in ("detections", "stamp")}
+            images.append({"id": len(images) + 1, **image})
+            origin = {"image_id": len(images), "file_name": image["file_name"]}
+            if "frame" in image:
+                origin["frame"] = image["frame"]
             for detection in record["detections"]:
                 stream.write(",\n" if detections else "\n")
-                json.dump({**_origin(image), **detection}, stream)
+                json.dump({**origin, **detection}, stream)
                 detections += 1
         stream.write("\n]\n")
     categories = read_json(folder.categories_file) or []
@@ -56,15 +59,6 @@ def merge(folder: ResultsFolder, with_csv: bool = False) -> Summary:
             writer.writerow([*_COLUMNS, *_MEASURES])
             writer.writerows(_rows(folder))
     return Summary(len(images), detections)
-
-
-def _without(record: Record, *keys: str) -> Record:
-    return {key: value for key, value in record.items() if key not in keys}
-
-
-def _origin(image: dict[str, Any]) -> dict[str, Any]:
-    origin = {"image_id": image["id"], "file_name": image["file_name"]}
-    return {**origin, "frame": image["frame"]} if "frame" in image else origin
 
 
 def _rows(folder: ResultsFolder) -> Iterator[list[Any]]:

@@ -1,4 +1,4 @@
-"""Starting to write into a folder, for the first time or once more."""
+"""Locking and checking of a result folder at the start of a run."""
 
 import shutil
 from collections.abc import Iterator, Sequence
@@ -21,10 +21,10 @@ _FILES = ("results.json", "images.json", "categories.json", "results.csv", "unre
 
 @contextmanager
 def locked(folder: Path) -> Iterator[None]:
-    """Keep other programs from writing to a folder, which is made if need be.
+    """Lock a folder against other programs, creating it if necessary.
 
     Raises:
-        UserError: if one is at it, or the folder cannot be made.
+        UserError: if another program holds the lock, or the folder cannot be created.
     """
     lock = FileLock(folder / _LOCK_FILE)
     try:
@@ -32,10 +32,12 @@ def locked(folder: Path) -> Iterator[None]:
         lock.acquire(timeout=0)
     except Timeout as error:
         raise UserError(
-            f"Another program is writing to {folder}; wait for it, or give another folder."
+            f"Another program is writing to {folder}; wait until it ends, or give another folder."
         ) from error
     except OSError as error:
-        raise UserError(f"{folder} cannot be written to: {error.strerror}.") from error
+        raise UserError(
+            f"{folder} cannot be written to: {error.strerror}; give another folder."
+        ) from error
     try:
         yield
     finally:
@@ -45,27 +47,29 @@ def locked(folder: Path) -> Iterator[None]:
 def start(
     folder: Path, settings: dict[str, Any], files: Sequence[Path], start_over: bool = False
 ) -> Path:
-    """See that what is in a folder has the same settings as what shall be added to it.
+    """Check that existing results in a folder have the settings of those to be added.
 
     Args:
-        folder: made if need be.
-        settings: see :func:`panet.prediction.settings.prediction_settings`.
-        files: that results shall be added for, absolute.
-        start_over: delete the results that are there.
+        folder: result folder, created if necessary.
+        settings: from :func:`panet.prediction.settings.prediction_settings`.
+        files: absolute paths of the files to add results for.
+        start_over: delete existing results.
 
     Returns:
-        The folder that the names of all images begin in.
+        The folder that all image names are relative to.
 
     Raises:
-        UserError: if the settings differ, if names would have to begin elsewhere, or if the folder
-            has files that do not come from here.
+        UserError: if the settings differ, if a file is outside the folder that image names are
+            relative to, or if the folder has files that are not results.
     """
     folder.mkdir(parents=True, exist_ok=True)
     run = read_json(folder / RUN_FILE)
     if run is None:
-        own = (RUN_FILE, f"{RUN_FILE}.unfinished", _LOCK_FILE)
-        if any(path.name not in own for path in folder.iterdir()):
-            raise UserError(f"{folder} has files of another kind; give a new or an empty folder.")
+        ours = (RUN_FILE, f"{RUN_FILE}.unfinished", _LOCK_FILE)
+        if any(path.name not in ours for path in folder.iterdir()):
+            raise UserError(
+                f"{folder} has files that are not results; give a new or an empty folder."
+            )
     elif start_over:
         _delete_results(folder)
         run = None
@@ -73,21 +77,21 @@ def start(
         run = {"settings": settings, "names_begin_in": str(common_folder(files))}
         write_json(run, folder / RUN_FILE)
     advice = "give another --output, or delete them with --start-over"
-    former = run["settings"]
-    different = [key for key in {**settings, **former} if settings.get(key) != former.get(key)]
-    if "weights" in different:
+    existing = run["settings"]
+    changed = [key for key in {**settings, **existing} if settings.get(key) != existing.get(key)]
+    if "weights" in changed:
         raise UserError(f"{folder} holds results of other weights; {advice}.")
-    if different:
-        key = different[0]
+    if changed:
+        key = changed[0]
         raise UserError(
-            f"{folder} holds results made with {key} {former.get(key)}, not {settings.get(key)}; "
+            f"{folder} holds results with {key} {existing.get(key)}, not {settings.get(key)}; "
             f"{advice}."
         )
     root = Path(run["names_begin_in"])
     outside = [file for file in files if not file.is_relative_to(root)]
     if outside:
         raise UserError(
-            f"{folder} holds results for files below {root}, where {outside[0]} is not; {advice}."
+            f"{folder} holds results for files in {root}, but {outside[0]} is not in it; {advice}."
         )
     return root
 

@@ -1,4 +1,4 @@
-"""What results depend on, so that a folder holds those of one model only."""
+"""Settings that results depend on, to keep those of different models apart."""
 
 import hashlib
 import json
@@ -13,7 +13,7 @@ from panet.deployment import member_configs
 from panet.utils.errors import DownloadError, UserError
 
 _KEYS = ("MODEL", "INPUT", "TEST")
-_NO_MATTER = (
+_IGNORED = (
     "MODEL.WEIGHTS",
     "MODEL.DEVICE",
     "TEST.EVAL_PERIOD",
@@ -23,23 +23,23 @@ _NO_MATTER = (
 
 
 def prediction_settings(cfg: CfgNode) -> dict[str, Any]:
-    """The parts of a configuration that results may depend on, by key, and "weights".
+    """Collect the parts of a configuration that results may depend on.
 
     Args:
-        cfg: as from :func:`panet.prediction.predictor.prediction_config`.
+        cfg: configuration from :func:`panet.prediction.predictor.prediction_config`.
 
     Returns:
-        Values as JSON has them. "weights" is a digest of the file, wherever it lies; of an
-        ensemble, the settings of its members.
+        JSON-compatible values by configuration key, and "weights": a digest of the file's content
+        or, for an ensemble, the settings of its members.
 
     Raises:
-        UserError: if the weights are not there.
+        UserError: if the weights do not exist.
     """
     values = {
         key: value
         for section in _KEYS
         for key, value in _flatten(cfg[section], f"{section}.").items()
-        if key not in _NO_MATTER and "_TRAIN" not in key
+        if key not in _IGNORED and "_TRAIN" not in key
     }
     if cfg.TEST.ENSEMBLE.MEMBERS:
         values["weights"] = [prediction_settings(member) for member in member_configs(cfg)]
@@ -66,11 +66,12 @@ def _local_file(weights: str) -> Path:
             return Path(PathManager.get_local_path(file))
         except OSError as error:
             raise DownloadError(
-                f"{file} cannot be downloaded ({error}); give MODEL.WEIGHTS a copy of it that is "
-                "on this machine."
+                f"{file} cannot be downloaded ({error}); set MODEL.WEIGHTS to a local copy."
             ) from error
     if not Path(file).is_file():
-        raise UserError(f"There is no checkpoint {file}; give the weights of a trained model.")
+        raise UserError(
+            f"There is no checkpoint {file}; set MODEL.WEIGHTS to that of a trained model."
+        )
     return Path(file)
 
 

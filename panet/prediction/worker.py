@@ -1,11 +1,10 @@
-"""Predicting on many images, by one process or several."""
+"""Prediction on many images by one or several processes."""
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import closing, suppress
 from dataclasses import dataclass
 from functools import partial
 from multiprocessing.sharedctypes import Synchronized
-from pathlib import Path
 
 from detectron2.structures import Instances
 
@@ -23,7 +22,7 @@ _GROUPS_WAITING = 4
 
 
 @dataclass(frozen=True)
-class _New:
+class _Pending:
     """An image to predict on: its name in the folder, its record without detections, its pixels."""
 
     name: str
@@ -32,32 +31,17 @@ class _New:
     prepared: Prepared
 
 
-@dataclass(frozen=True)
-class _Known:
-    """An image with a record. It is read only if something is still to be drawn from it."""
+_Finish = Callable[[], None]
+"""Writes what is left to write for an image that needs no prediction."""
 
-    name: str
-    record: Record
-    image: Picture
-
-
-@dataclass(frozen=True)
-class _Unreadable:
-    source: Source
-    reason: str
-
-
-class _Finished:
-    """A frame that is passed over."""
-
-
-_Job = Callable[[], _New | _Known | _Unreadable | _Finished]
+_Job = Callable[[], _Pending | _Finish]
+"""Reads an image."""
 
 
 def unfinished_sources(sources: Sequence[Source], folder: ResultsFolder) -> list[Source]:
-    """Those of which something is still to be predicted, drawn or reported.
+    """Select the sources with something left to predict, draw or report.
 
-    For the videos among them the folder is told to expect their frames.
+    Videos among them are registered in the folder before their frames are written.
     """
     unfinished = [source for source in sources if not _is_finished(source, folder)]
     for source in unfinished:
@@ -73,21 +57,20 @@ def _is_finished(source: Source, folder: ResultsFolder) -> bool:
         stamp = stamp_of(source.path)
     except OSError:
         return False
-    if source.is_video:
-        return folder.is_finished_video(source.name, stamp)
-    return folder.is_finished(source.name, stamp)
+    is_finished = folder.is_finished_video if source.is_video else folder.is_finished
+    return is_finished(source.name, stamp)
 
 
 def count_images(sources: Sequence[Source]) -> int:
-    """The number of images and, as far as the videos tell it, of frames."""
-    return sum(_count_frames(source.path) if source.is_video else 1 for source in sources)
-
-
-def _count_frames(video: Path) -> int:
-    try:
-        return max(1, probe_video(video)[0])
-    except UnreadableImageError:
-        return 1
+    """Count images and frames. A video that reports no frame count counts as one."""
+    count = 0
+    for source in sources:
+        frames = 1
+        if source.is_video:
+            with suppress(UnreadableImageError):
+                frames = max(1, probe_video(source.path)[0])
+        count += frames
+    return count
 
 
 def predict_share(
@@ -100,130 +83,124 @@ def predict_share(
     processes: int,
     counter: "Synchronized[int]",
 ) -> None:
-    """Predict on one process's share of the images and frames, and write what is found.
+    """Predict on one process's share of the images and frames, and write the results.
+
+    Reading and writing run in background threads while the model computes.
 
     Args:
-        predictor: of the process.
-        folder: that all processes write to.
-        sources: the same ones in all processes, in the same order.
-        batch_size: how many images of like size to compute at once.
-        rank: of the process, from 0 on.
-        processes: their number.
-        counter: counts the images and frames that any process is through with.
+        predictor: the predictor of this process.
+        folder: folder that all processes write to.
+        sources: the same sources in the same order in all processes.
+        batch_size: number of images of similar size in a batch.
+        rank: index of the process, from 0.
+        processes: number of processes.
+        counter: counts the images and frames finished by all processes.
     """
 
     def count() -> None:
         with counter.get_lock():
             counter.value += 1
 
-    def finish(batch: Sequence[_New], results: Sequence[Instances]) -> None:
+    def write(batch: Sequence[_Pending], results: Sequence[Instances]) -> None:
         for item, instances in zip(batch, results):
             record = {**item.record, "detections": predictor.detections(instances)}
             folder.save(item.name, record)
             folder.draw_missing(item.name, record, item.image)
             count()
 
-    def finish_other(item: _Known | _Unreadable | _Finished) -> None:
-        if isinstance(item, _Known):
-            folder.draw_missing(item.name, item.record, item.image)
-        elif isinstance(item, _Unreadable):
-            (folder.remove_video if item.source.is_video else folder.remove)(item.source.name)
-            folder.report_unreadable(item.source.path, item.reason)
+    def finish(item: _Finish) -> None:
+        item()
         count()
 
-    jobs = _jobs(predictor, folder, sources, rank, processes)
+    def pending_images() -> Iterator[_Pending]:
+        for item in loaded:
+            if isinstance(item, _Pending):
+                yield item
+            else:
+                background.submit(finish, item)
+
+    jobs = _Reader(predictor, folder, rank, processes).jobs(sources)
     with (
-        Background() as background,  # what is written, in order
+        Background() as background,  # writes in the order of submission
         closing(read_ahead(jobs, _READING_THREADS, _READING_THREADS + batch_size)) as loaded,
     ):
         batches = group_alike(
-            _new_ones(loaded, partial(background.submit, finish_other)),
+            pending_images(),
             key=lambda item: predictor.padded_size(item.prepared),
             size=batch_size,
             max_waiting=_GROUPS_WAITING * batch_size,
         )
         for batch in batches:
             results = predictor.infer([item.prepared for item in batch])
-            background.submit(finish, batch, results)
+            background.submit(write, batch, results)
 
 
-def _new_ones(
-    loaded: Iterable[_New | _Known | _Unreadable | _Finished],
-    finish_other: Callable[[_Known | _Unreadable | _Finished], None],
-) -> Iterator[_New]:
-    """Pass on what the model is needed for, and have the rest finished."""
-    for item in loaded:
-        if isinstance(item, _New):
-            yield item
-        else:
-            finish_other(item)
+@dataclass(frozen=True)
+class _Reader:
+    """Reading of one process's share of the images and frames."""
+
+    predictor: Predictor
+    folder: ResultsFolder
+    rank: int
+    processes: int
+
+    def jobs(self, sources: Sequence[Source]) -> Iterator[_Job]:
+        """Yield a job for each image, then for each frame."""
+        images = [source for source in sources if not source.is_video]
+        for source in images[self.rank :: self.processes]:
+            yield partial(self._read, source)
+        for source in sources:
+            if source.is_video:
+                yield from self._frame_jobs(source)
+
+    def _read(self, source: Source) -> _Pending | _Finish:
+        try:
+            stamp = stamp_of(source.path)
+            image = read_image(source.path)
+            return self._prepare(source.name, {"file_name": source.name}, stamp, image)
+        except UnreadableImageError as error:
+            return partial(self._report_unreadable, source, str(error))
+        except OSError as error:
+            return partial(self._report_unreadable, source, error.strerror or str(error))
+
+    def _frame_jobs(self, source: Source) -> Iterator[_Job]:
+        # Each process decodes the whole video, which is fast, and takes its share of the frames.
+        def is_own(number: int) -> bool:
+            return number % self.processes == self.rank
+
+        def is_wanted(number: int) -> bool:
+            name = frame_name(source.name, number)
+            return is_own(number) and not self.folder.is_finished(name, stamp)
+
+        try:
+            stamp = stamp_of(source.path)
+            for number, image in read_frames(source.path, is_wanted):
+                if image is not None:
+                    name = frame_name(source.name, number)
+                    record = {"file_name": source.name, "frame": number}
+                    yield partial(self._prepare, name, record, stamp, image)
+                elif is_own(number):
+                    yield lambda: _do_nothing  # finished already, only counted
+            if self.rank == 0:
+                self.folder.end_video(source.name, number)
+        except (UnreadableImageError, OSError) as error:
+            if self.rank == 0:
+                report = partial(self._report_unreadable, source, str(error))
+                yield lambda: report
+
+    def _prepare(self, name: str, record: Record, stamp: str, image: Picture) -> _Pending | _Finish:
+        """Prepare an image for prediction, or only for drawing if it has a record already."""
+        existing = self.folder.load(name, stamp)
+        if existing is not None:
+            return partial(self.folder.draw_missing, name, existing, image)
+        height, width = image.shape[:2]
+        record = {**record, "width": width, "height": height, "stamp": stamp}
+        return _Pending(name, record, image, self.predictor.prepare(image))
+
+    def _report_unreadable(self, source: Source, reason: str) -> None:
+        (self.folder.remove_video if source.is_video else self.folder.remove)(source.name)
+        self.folder.report_unreadable(source.path, reason)
 
 
-def _jobs(
-    predictor: Predictor,
-    folder: ResultsFolder,
-    sources: Sequence[Source],
-    rank: int,
-    processes: int,
-) -> Iterator[_Job]:
-    images = [source for source in sources if not source.is_video]
-    for source in images[rank::processes]:
-        yield partial(_read, source, folder, predictor)
-    for source in sources:
-        if source.is_video:
-            # Each process reads the whole video, which is fast, and takes its share of the frames.
-            yield from _frame_jobs(source, folder, predictor, rank, processes)
-
-
-def _read(
-    source: Source, folder: ResultsFolder, predictor: Predictor
-) -> _New | _Known | _Unreadable:
-    try:
-        stamp = stamp_of(source.path)
-        image = read_image(source.path)
-        record = {"file_name": source.name}
-        return _look_up(source.name, record, stamp, image, folder, predictor)
-    except UnreadableImageError as error:
-        return _Unreadable(source, str(error))
-    except OSError as error:
-        return _Unreadable(source, error.strerror or str(error))
-
-
-def _look_up(
-    name: str,
-    record: Record,
-    stamp: str,
-    image: Picture,
-    folder: ResultsFolder,
-    predictor: Predictor,
-) -> _New | _Known:
-    known = folder.load(name, stamp)
-    if known is not None:
-        return _Known(name, known, image)
-    height, width = image.shape[:2]
-    record = {**record, "width": width, "height": height, "stamp": stamp}
-    return _New(name, record, image, predictor.prepare(image))
-
-
-def _frame_jobs(
-    source: Source, folder: ResultsFolder, predictor: Predictor, rank: int, processes: int
-) -> Iterator[_Job]:
-    def is_wanted(number: int) -> bool:
-        if number % processes != rank:
-            return False
-        return not folder.is_finished(frame_name(source.name, number), stamp)
-
-    try:
-        stamp = stamp_of(source.path)
-        for number, image in read_frames(source.path, is_wanted):
-            if image is not None:
-                name = frame_name(source.name, number)
-                record = {"file_name": source.name, "frame": number}
-                yield partial(_look_up, name, record, stamp, image, folder, predictor)
-            elif number % processes == rank:
-                yield _Finished
-        if rank == 0:
-            folder.end_video(source.name, number)
-    except (UnreadableImageError, OSError) as error:
-        if rank == 0:
-            yield partial(_Unreadable, source, str(error))
+def _do_nothing() -> None:
+    pass

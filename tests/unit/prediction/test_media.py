@@ -112,7 +112,7 @@ BAD: dict[str, tuple[Callable[[Path], Any], str]] = {
     "empty.jpg": (lambda path: path.touch(), "is empty"),
     "truncated.jpg": (truncated, "truncated"),
     "truncated.png": (truncated, "."),
-    "text.jpg": (lambda path: path.write_text("no image"), "no image of a known format"),
+    "text.jpg": (lambda path: path.write_text("no image"), "not an image of a known format"),
     "header.png": (lambda path: path.write_bytes(b"\x89PNG\r\n\x1a\n" + bytes(50)), "."),
     "one_pixel.png": (lambda path: Image.new("RGB", (1, 1)).save(path), "only 1 x 1 pixels"),
     "one_row.png": (lambda path: Image.new("RGB", (50, 1)).save(path), "only 50 x 1 pixels"),

@@ -173,7 +173,7 @@ def test_images_that_are_too_long_are_refused(small: SmallModel) -> None:
         ("quick/panet_R18_shapes.yaml", "", (), "MODEL.WEIGHTS is empty"),
         ("quick/panet_R18_shapes.yaml", "gone.pth", (), "no checkpoint gone.pth"),
         ("paper/panet_R50_mst.yaml", "a.pth", (), "LOAD_PROPOSALS is True"),
-        ("paper/rpn_R50.yaml", "a.pth", (), "'ProposalNetwork', which finds no instances"),
+        ("paper/rpn_R50.yaml", "a.pth", (), "'ProposalNetwork', which does not detect instances"),
         ("panet_R50_1x.yaml", "a.pth", ("MODEL.NOTHING", 1), "MODEL.NOTHING"),
     ],
 )

@@ -19,7 +19,7 @@ def test_names_begin_where_they_began(tmp_path: Path) -> None:
     files = [tmp_path / "a" / "x.jpg", tmp_path / "b" / "x.jpg"]
     assert start(folder, SETTINGS, files) == tmp_path
     assert start(folder, SETTINGS, files[:1]) == tmp_path
-    with pytest.raises(UserError, match=r"holds results for files below .*, where /y.jpg is not"):
+    with pytest.raises(UserError, match=r"holds results for files in .*, but /y.jpg is not in it"):
         start(folder, SETTINGS, [Path("/y.jpg")])
     assert start(folder, SETTINGS, files[:1], start_over=True) == tmp_path / "a"
 
@@ -46,7 +46,7 @@ def test_other_settings_are_refused_and_leave_all_as_it_is(tmp_path: Path) -> No
 @pytest.mark.parametrize("start_over", [False, True])
 def test_files_of_others_stay(tmp_path: Path, start_over: bool) -> None:
     (tmp_path / "results.json").write_text("mine")
-    with pytest.raises(UserError, match="files of another kind"):
+    with pytest.raises(UserError, match="files that are not results"):
         start(tmp_path, SETTINGS, [tmp_path / "x.jpg"], start_over)
     assert (tmp_path / "results.json").read_text() == "mine"
 

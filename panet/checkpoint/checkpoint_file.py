@@ -23,6 +23,9 @@ _NUMPY_SCALARS: list[Any] = [
     *(type(np.dtype(code)) for code in "?bBhHiIlLefd"),
 ]
 
+# Errors that torch.load raises for damaged files and files of other formats.
+_LOAD_ERRORS = (pickle.UnpicklingError, RuntimeError, EOFError, ValueError, LookupError, OSError)
+
 
 def load_checkpoint(path: Path) -> dict[str, Any]:
     """Load a file written by ``torch.save`` onto the CPU.
@@ -41,16 +44,14 @@ def load_checkpoint(path: Path) -> dict[str, Any]:
         with torch.serialization.safe_globals(_NUMPY_SCALARS), warnings.catch_warnings():
             warnings.simplefilter("ignore")  # about old file formats
             checkpoint = torch.load(path, map_location="cpu", weights_only=True)
-    except pickle.UnpicklingError as error:
-        refused = re.search(r"GLOBAL ([\w.]+)", str(error))
-        if refused is None:
-            raise UserError(f"{path} is damaged or not a PyTorch checkpoint.") from error
-        raise UserError(
-            f"{path} is not loaded because it contains {refused[1]}, which is not plain data and "
-            "could execute code; save only the tensors."
-        ) from error
-    except (RuntimeError, EOFError, ValueError, LookupError, OSError) as error:
-        raise UserError(f"{path} is damaged or not a PyTorch checkpoint.") from error
+    except _LOAD_ERRORS as error:
+        reason = "is damaged or not a PyTorch checkpoint"
+        if refused := re.search(r"GLOBAL ([\w.]+)", str(error)):
+            reason = (
+                f"is not loaded because it contains {refused[1]}, which is not plain data and "
+                "could execute code; save only the tensors"
+            )
+        raise UserError(f"{path} {reason}.") from error
     if not isinstance(checkpoint, Mapping):
         raise UserError(f"{path} holds a {type(checkpoint).__name__} instead of named tensors.")
     return dict(checkpoint)

@@ -166,7 +166,8 @@ class PANetCheckpointer(ReusableCheckpointer):
             transfer_classes(checkpoint["model"], state, classes, source_classes, counterparts)
             logger.info(
                 "The checkpoint has other classes than the model. Transferred: %s. New: %s.",
-                ", ".join(_describe(*pair) for pair in counterparts.items()) or "none",
+                ", ".join(a if a == b else f"{a} (from {b})" for a, b in counterparts.items())
+                or "none",
                 ", ".join(name for name in classes if name not in counterparts) or "none",
             )
         incompatible = super()._load_model(checkpoint)
@@ -222,10 +223,6 @@ def _classes_of(dataset: str) -> list[str]:
     return list(MetadataCatalog.get(dataset).get("thing_classes", ())) if dataset else []
 
 
-def _describe(own: str, counterpart: str) -> str:
-    return own if own == counterpart else f"{own} (from {counterpart})"
-
-
 def build_checkpointer(
     cfg: CfgNode, model: nn.Module, save_dir: str = "", **checkpointables: Any
 ) -> PANetCheckpointer:
@@ -238,11 +235,10 @@ def build_checkpointer(
         save_dir: folder for checkpoints; "" to save nothing.
         checkpointables: further objects to save and load.
     """
-    datasets = (*cfg.DATASETS.TRAIN, *cfg.DATASETS.TEST)
     return PANetCheckpointer(
         model,
         save_dir,
-        dataset=datasets[0] if datasets else "",
+        dataset=next(iter((*cfg.DATASETS.TRAIN, *cfg.DATASETS.TEST)), ""),
         source_dataset=cfg.MODEL.CLASS_TRANSFER.SOURCE_DATASET,
         synonyms=cfg.MODEL.CLASS_TRANSFER.SYNONYMS,
         **checkpointables,
@@ -259,11 +255,10 @@ def build_lazy_checkpointer(
             ``train.class_transfer``.
         model, save_dir, checkpointables: see :func:`build_checkpointer`.
     """
-    datasets = [*dataset_names(cfg, "train"), *dataset_names(cfg, "test")]
     return PANetCheckpointer(
         model,
         save_dir,
-        dataset=datasets[0] if datasets else "",
+        dataset=next(iter([*dataset_names(cfg, "train"), *dataset_names(cfg, "test")]), ""),
         source_dataset=cfg.train.class_transfer.source_dataset,
         synonyms=cfg.train.class_transfer.synonyms,
         weights_key="train.init_checkpoint",

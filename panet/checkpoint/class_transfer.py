@@ -1,26 +1,14 @@
 """Transfer prediction heads to a dataset with other classes."""
 
 from collections.abc import Mapping, Sequence
-from typing import Any, NamedTuple
+from typing import Any
 
 from torch import Tensor
 
 from panet.utils.errors import UserError
 
-
-class _Rows(NamedTuple):
-    """Number of output rows of a layer, per class and for the background."""
-
-    per_class: int
-    background: int
-
-
-# Class-specific layers, by the end of their name.
-_LAYERS = {
-    "cls_score": _Rows(per_class=1, background=1),
-    "bbox_pred": _Rows(per_class=4, background=0),
-    "mask_head.predictor": _Rows(per_class=1, background=0),
-}
+# Class-specific layers, by the end of their name: output rows per class and for the background.
+_LAYERS = {"cls_score": (1, 1), "bbox_pred": (4, 0), "mask_head.predictor": (1, 0)}
 
 
 def match_classes(

@@ -1,6 +1,6 @@
 """torchvision's module names of ResNets, also used by mmdetection."""
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 
 from panet.utils.errors import UserError
 
@@ -10,16 +10,26 @@ _MAX_BLOCKS = 36  # per stage: res4 of ResNet-152
 _DEPTHS = {6: 50, 23: 101, 36: 152}
 
 
-def resnet_modules(prefix: str) -> dict[str, str]:
-    """Map torchvision's module names, after ``prefix``, to detectron2's in a backbone with FPN."""
+def resnet_modules(
+    prefix: str,
+    stem: str = "",
+    stages: Sequence[str] = ("layer1", "layer2", "layer3", "layer4"),
+) -> dict[str, str]:
+    """Map torchvision's module names to those of a ResNet of detectron2 in a backbone with FPN.
+
+    Args:
+        prefix: start of all names.
+        stem: further start of the names of the stem.
+        stages: names of the stages.
+    """
     target = "backbone.bottom_up"
     table = {
-        f"{prefix}conv1": f"{target}.stem.conv1",
-        f"{prefix}bn1": f"{target}.stem.conv1.norm",
+        f"{prefix}{stem}conv1": f"{target}.stem.conv1",
+        f"{prefix}{stem}bn1": f"{target}.stem.conv1.norm",
     }
-    for number, stage in enumerate(STAGES, start=1):
+    for their_stage, stage in zip(stages, STAGES):
         for block in range(_MAX_BLOCKS):
-            ours, theirs = f"{target}.{stage}.{block}", f"{prefix}layer{number}.{block}"
+            ours, theirs = f"{target}.{stage}.{block}", f"{prefix}{their_stage}.{block}"
             for conv in (1, 2, 3):
                 table[f"{theirs}.conv{conv}"] = f"{ours}.conv{conv}"
                 table[f"{theirs}.bn{conv}"] = f"{ours}.conv{conv}.norm"

@@ -40,12 +40,8 @@ def launch(
 def _run(main: Callable[..., object], args: tuple[Any, ...]) -> None:
     main(*args)
     if distributed.is_initialized():
-        _disconnect()
-
-
-def _disconnect() -> None:
-    """Destroy all process groups and the last references to them, which end their threads."""
-    distributed.destroy_process_group()
-    comm._LOCAL_PROCESS_GROUP = None
-    comm._get_global_gloo_group.cache_clear()
-    gc.collect()  # a distributed model can be part of a reference cycle of trainer and hooks
+        distributed.destroy_process_group()
+        # A group's threads end when its last reference is dropped.
+        comm._LOCAL_PROCESS_GROUP = None
+        comm._get_global_gloo_group.cache_clear()
+        gc.collect()  # a distributed model can be part of a reference cycle of trainer and hooks

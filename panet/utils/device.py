@@ -62,13 +62,10 @@ class HostCopy:
         Args:
             tensor: tensor to copy; it may be overwritten as soon as this returns.
         """
-        self._event: torch.cuda.Event | None = None
-        if not tensor.is_cuda:
-            self._copy = tensor.detach().clone()
-            return
-        self._copy = tensor.detach().to("cpu", non_blocking=True)
-        self._event = torch.cuda.Event()
-        self._event.record()
+        self._copy = tensor.detach().to("cpu", non_blocking=True, copy=True)
+        self._event = torch.cuda.Event() if tensor.is_cuda else None
+        if self._event is not None:
+            self._event.record()
 
     def read(self) -> Tensor:
         """Wait for the copy and return it, on the CPU."""

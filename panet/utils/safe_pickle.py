@@ -49,10 +49,6 @@ def _to_bytes(data: bytes | str) -> bytes:
     return data.encode("latin1") if isinstance(data, str) else data
 
 
-def _reconstruct(_kind: object, _shape: tuple[int, ...], _typecode: bytes) -> _Array:
-    return _Array()
-
-
 def _array_from(
     data: bytes | bytearray,
     dtype: _DType,
@@ -74,13 +70,10 @@ def _scalar(dtype: _DType, data: bytes | str) -> Any:
     return np.frombuffer(_to_bytes(data), dtype.value)[0]
 
 
-def _encode(text: str, _encoding: str) -> bytes:
-    return _to_bytes(text)  # pickle itself only writes latin1
-
-
 _CONSTRUCTORS: dict[tuple[str, str], Callable[..., Any]] = {
     ("numpy", "dtype"): _DType,
-    ("_codecs", "encode"): _encode,
+    # pickle itself only writes latin1.
+    ("_codecs", "encode"): lambda text, _encoding: _to_bytes(text),
     ("collections", "OrderedDict"): OrderedDict,
 }
 for _type in (bytes, bytearray, complex, frozenset, set):
@@ -88,7 +81,7 @@ for _type in (bytes, bytearray, complex, frozenset, set):
         _CONSTRUCTORS[_module, _type.__name__] = _type
 # numpy 2 renamed its modules; a file contains the names of the version that wrote it.
 for _core in ("numpy.core", "numpy._core"):
-    _CONSTRUCTORS[f"{_core}.multiarray", "_reconstruct"] = _reconstruct
+    _CONSTRUCTORS[f"{_core}.multiarray", "_reconstruct"] = lambda *_arguments: _Array()
     _CONSTRUCTORS[f"{_core}.multiarray", "scalar"] = _scalar
     _CONSTRUCTORS[f"{_core}.numeric", "_frombuffer"] = _array_from
 

@@ -15,17 +15,6 @@ _BODY = "Conv_Body.conv_body."
 _EPSILON = 1e-5
 
 
-def _backbone() -> dict[str, str]:
-    """Map the ResNet, which has torchvision's block names and Detectron's stage names."""
-    table = {f"{_BODY}res1.conv1": "backbone.bottom_up.stem.conv1"}
-    table[f"{_BODY}res1.bn1"] = "backbone.bottom_up.stem.conv1.norm"
-    for name, target in resnet_modules("").items():
-        stage, dot, rest = name.partition(".")
-        if dot:
-            table[f"{_BODY}{STAGES[int(stage[-1]) - 1]}.{rest}"] = target
-    return table
-
-
 def _conv_and_norm(source: str, target: str) -> dict[str, str]:
     """Map a conv or fc layer and its norm, the first two modules of an ``nn.Sequential``."""
     return {f"{source}.0": target, f"{source}.1": f"{target}.norm"}
@@ -142,7 +131,7 @@ def _adapt(state: Tensors) -> dict[str, str]:
 
 PANET_PYTORCH = Source(
     name="panet-pytorch",
-    modules=_backbone() | _pyramid() | _heads(),
+    modules=resnet_modules(_BODY, stem="res1.", stages=STAGES) | _pyramid() | _heads(),
     recognize=_recognize,
     adapt=_adapt,
 )

@@ -1,1 +1,1 @@
-"""Backbones beside detectron2's."""
+"""Backbones in addition to those of detectron2."""

@@ -1,4 +1,4 @@
-"""Networks of timm as backbones, alone and under the pyramid."""
+"""timm models as backbones, with or without a feature pyramid."""
 
 import logging
 import math
@@ -21,15 +21,17 @@ from .timm_features import build_features, import_timm, plan_features, pretraine
 logger = logging.getLogger(__name__)
 
 TIMM_NORMS = ("", "FrozenBN", "SyncBN", "naiveSyncBN")
-"""What the batch norms of a timm model can become; with "" they stay what they are."""
+"""Replacements of the batch norms of a timm model; "" keeps them."""
+
+_BUILDERS = ("build_timm_backbone", "build_timm_pafpn_backbone")
 
 
 class TimmBackbone(Backbone):
-    """A feature extractor of timm, for images of any size.
+    """A timm feature extractor for images of any size.
 
-    Its outputs are called "res2", "res3", ..., of strides 4, 8, ..., as those of detectron2's
-    ResNet. Images that the model cannot divide, into windows for example, are padded with zeros
-    for it, and its features cropped.
+    As in detectron2's ResNet, the outputs "res2", "res3", ... have strides 4, 8, .... Images whose
+    size the model does not support, for example because it is not a multiple of its window size,
+    are padded with zeros, and the features are cropped.
     """
 
     def __init__(
@@ -46,24 +48,24 @@ class TimmBackbone(Backbone):
     ) -> None:
         """
         Args:
-            name: of the model, with the tag of its weights or without, e.g.
-                "convnext_tiny.fb_in1k"; ``timm.list_models()`` lists them.
-            out_features: the outputs.
-            pretrained: load timm's weights, from its cache or the network.
-            out_indices: indices of timm's features to take instead of the last ones of their
-                strides.
-            freeze_at: as detectron2's ``FREEZE_AT``: 0 freezes nothing, 1 the stem, n >= 2
-                everything that the features of strides up to 2^n are computed from. What is
-                frozen stays in evaluation mode.
+            name: model name with or without the tag of its weights, e.g.
+                "convnext_tiny.fb_in1k"; see ``timm.list_models()``.
+            out_features: names of the outputs.
+            pretrained: load timm's weights from its cache or from the network.
+            out_indices: indices of the timm features to use. For strides without an index, the
+                last feature of that stride is used.
+            freeze_at: like detectron2's ``FREEZE_AT``: 0 freezes nothing, 1 freezes the stem, and
+                n >= 2 freezes all layers that the features of strides up to 2^n are computed
+                from. Frozen layers stay in evaluation mode.
             norm: see :data:`TIMM_NORMS`.
-            arguments: further ones of the timm model.
-            in_channels: of the images.
+            arguments: additional arguments of the timm model.
+            in_channels: number of channels of the images.
 
         Raises:
-            UserError: if timm is not installed or does not know the name, the arguments or the
-                indices; if the model has not the strides of ``out_features`` or takes images of
-                one size only; if the norm is unknown; if there are no weights.
-            DownloadError: if the weights can neither be found nor downloaded.
+            UserError: if timm is not installed or does not have the model, the arguments, the
+                indices or the weights; if the model lacks a stride of ``out_features`` or only
+                supports images of one size; or if the norm is unknown.
+            DownloadError: if the weights are not in the cache and cannot be downloaded.
         """
         super().__init__()
         check_choice("MODEL.TIMM.NORM", norm, TIMM_NORMS)
@@ -78,21 +80,22 @@ class TimmBackbone(Backbone):
             parameter.requires_grad_(parameter_name in plan.trained)
         self.network = _convert_norms(self.network, norm)
         self.train()
-        self._out_feature_strides = {f"res{int(math.log2(s))}": s for s in plan.channels}
-        self._out_features = list(self._out_feature_strides)
+        self._out_features = [f"res{int(math.log2(stride))}" for stride in plan.channels]
+        self._out_feature_strides = dict(zip(self._out_features, plan.channels))
         self._out_feature_channels = dict(zip(self._out_features, plan.channels.values()))
 
     def forward(self, x: Tensor) -> dict[str, Tensor]:
         """
         Args:
-            x: images, (N, C, H, W), H and W multiples of the coarsest stride.
+            x: images, (N, C, H, W). H and W must be multiples of ``size_divisibility``.
 
         Returns:
             Feature maps by name, from fine to coarse, each (N, channels, H / stride, W / stride).
         """
         height, width = x.shape[-2:]
         right, below = -width % self.divisor, -height % self.divisor
-        padded = F.pad(x, (0, right, 0, below)) if right or below else x  # padding by 0 copies
+        # Padding by 0 would copy the images.
+        padded = F.pad(x, (0, right, 0, below)) if right or below else x
         dtype = self.autocast_dtype
         with torch.autocast(x.device.type, dtype) if dtype is not None else nullcontext():
             features = to_nchw(self.network, self.network(padded))
@@ -112,12 +115,12 @@ class TimmBackbone(Backbone):
 
     @property
     def size_divisibility(self) -> int:
-        """Height and width of the images have to be multiples of it."""
+        """The coarsest stride, which must divide the height and width of the images."""
         return max(self._out_feature_strides.values())
 
 
 def _fill_borders(feature: Tensor, height: int, width: int) -> Tensor:
-    """Zeros around a feature map whose network does not pad its convolutions."""
+    """Pad a feature map with zeros to full size, for networks with unpadded convolutions."""
     rows, columns = height - feature.shape[2], width - feature.shape[3]
     if rows == columns == 0:
         return feature
@@ -125,14 +128,14 @@ def _fill_borders(feature: Tensor, height: int, width: int) -> Tensor:
 
 
 class _NaiveSyncBatchNormAct(NaiveSyncBatchNorm):
-    """timm's batch norm with its activation, both its children, synchronized by detectron2."""
+    """timm's ``BatchNormAct2d``, synchronized by detectron2."""
 
     def forward(self, x: Tensor) -> Tensor:
         return self.act(self.drop(super().forward(x)))
 
 
 def _convert_norms(network: nn.Module, norm: str) -> nn.Module:
-    # timm's own functions keep the activations that it builds into norms.
+    # timm's functions keep the activations that are part of its norms.
     layers = import_timm().layers
     if norm == "FrozenBN":
         network = layers.freeze_batch_norm_2d(network)
@@ -147,7 +150,7 @@ def _convert_norms(network: nn.Module, norm: str) -> nn.Module:
         def build(old: Any) -> nn.Module | None:
             if type(old) not in classes:
                 return None
-            with torch.device("meta"):  # parameters that take neither memory nor random numbers
+            with torch.device("meta"):  # neither allocate nor initialize parameters
                 new = classes[type(old)](
                     old.num_features, old.eps, old.momentum, old.affine, old.track_running_stats
                 )
@@ -160,49 +163,47 @@ def _convert_norms(network: nn.Module, norm: str) -> nn.Module:
 
 
 def use_timm_normalization(cfg: CfgNode) -> None:
-    """Have images come as the timm model of ``cfg`` was trained with them.
+    """Set the image format, mean and std to those that the timm model was trained with.
 
-    With ``MODEL.TIMM.OWN_NORMALIZATION`` and one of this file's backbones, ``INPUT.FORMAT``,
-    ``MODEL.PIXEL_MEAN`` and ``MODEL.PIXEL_STD`` become the model's own.
+    If ``MODEL.TIMM.OWN_NORMALIZATION`` is set and the backbone is a timm model, this sets
+    ``INPUT.FORMAT``, ``MODEL.PIXEL_MEAN`` and ``MODEL.PIXEL_STD`` of ``cfg`` in place.
 
     Raises:
-        UserError: if timm is not installed or has no such model.
+        UserError: if timm is not installed or does not have the model.
     """
     if cfg.MODEL.BACKBONE.NAME in _BUILDERS and cfg.MODEL.TIMM.OWN_NORMALIZATION:
         cfg.INPUT.FORMAT = "RGB"
-        cfg.MODEL.PIXEL_MEAN, cfg.MODEL.PIXEL_STD = _own_mean_and_std(cfg)
+        cfg.MODEL.PIXEL_MEAN, cfg.MODEL.PIXEL_STD = _pretrained_mean_and_std(cfg)
 
 
-def _own_mean_and_std(cfg: CfgNode) -> tuple[list[float], list[float]]:
-    own = pretrained_config(
-        cfg.MODEL.TIMM.NAME, cfg.MODEL.TIMM.ARGUMENTS.get("pretrained_cfg_overlay")
+def _pretrained_mean_and_std(cfg: CfgNode) -> tuple[list[float], list[float]]:
+    """Return the mean and std that the timm model was trained with, in pixel values up to 255."""
+    options = cfg.MODEL.TIMM
+    pretrained = pretrained_config(options.NAME, options.ARGUMENTS.get("pretrained_cfg_overlay"))
+    mean, std = (
+        [round(255 * value, 3) for value in values] for values in (pretrained.mean, pretrained.std)
     )
-    return _to_pixels(own.mean), _to_pixels(own.std)
-
-
-def _to_pixels(values: Sequence[float]) -> list[float]:
-    return [round(255 * value, 3) for value in values]
+    return mean, std
 
 
 @BACKBONE_REGISTRY.register()
 def build_timm_backbone(cfg: CfgNode, input_shape: ShapeSpec) -> TimmBackbone:
-    """The timm model of ``cfg``.
+    """Build a timm backbone from a config.
 
-    Its weights are not loaded if ``MODEL.WEIGHTS`` names others.
+    Pretrained weights are not loaded if ``MODEL.WEIGHTS`` is set.
 
     Args:
-        cfg: keys ``MODEL.TIMM``, ``MODEL.BACKBONE.FREEZE_AT`` and, for its outputs,
-            ``MODEL.FPN.IN_FEATURES``.
+        cfg: config with ``MODEL.TIMM``, ``MODEL.BACKBONE.FREEZE_AT`` and
+            ``MODEL.FPN.IN_FEATURES``, the outputs of the backbone.
         input_shape: channels of the images.
     """
     options = cfg.MODEL.TIMM
     if options.OWN_NORMALIZATION:
-        mean, std = _own_mean_and_std(cfg)
-        found = (cfg.INPUT.FORMAT, cfg.MODEL.PIXEL_MEAN, cfg.MODEL.PIXEL_STD)
-        if found != ("RGB", mean, std):
+        mean, std = _pretrained_mean_and_std(cfg)
+        if ("RGB", mean, std) != (cfg.INPUT.FORMAT, cfg.MODEL.PIXEL_MEAN, cfg.MODEL.PIXEL_STD):
             logger.warning(
                 "%s was trained with INPUT.FORMAT RGB, MODEL.PIXEL_MEAN %s and MODEL.PIXEL_STD %s, "
-                "which this configuration has not; panet.load_config sets them.",
+                "but this config has other values; panet.prepare.prepare sets them.",
                 *(options.NAME, mean, std),
             )
     return TimmBackbone(
@@ -215,6 +216,3 @@ def build_timm_backbone(cfg: CfgNode, input_shape: ShapeSpec) -> TimmBackbone:
         arguments=options.ARGUMENTS,
         in_channels=input_shape.channels,
     )
-
-
-_BUILDERS = (build_timm_backbone.__name__, "build_timm_pafpn_backbone")

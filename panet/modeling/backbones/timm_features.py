@@ -1,4 +1,4 @@
-"""What timm knows about its models, and what it does not: at which sizes they work, and how."""
+"""Feature extraction with timm models: output strides, image sizes and trainable parameters."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -12,8 +12,8 @@ from torch import Tensor, nn
 from panet.utils.choices import closest
 from panet.utils.errors import DownloadError, UserError
 
-# Ways to ask for images of any size. Each is tried, as families of models know one or none.
-_ANY_SIZE: tuple[dict[str, Any], ...] = (
+# Arguments that enable images of any size. Every family of models accepts at most one of them.
+_ANY_SIZE_ARGUMENTS: tuple[dict[str, Any], ...] = (
     {},
     {"strict_img_size": False},
     {"dynamic_img_size": True},
@@ -22,14 +22,14 @@ _ANY_SIZE: tuple[dict[str, Any], ...] = (
 
 @dataclass(frozen=True)
 class TimmPlan:
-    """How a timm model gives the features of a pyramid.
+    """How to extract the features of a pyramid from a timm model.
 
     Attributes:
-        arguments: what to build the model with.
-        channels: of its features, by their stride, from fine to coarse.
-        divisor: height and width of the images have to be multiples of it.
-        trained: names of the parameters that the features are computed from and that come after
-            the frozen stages; the others would get no gradient.
+        arguments: arguments to build the model with.
+        channels: channels of the features by stride, from fine to coarse.
+        divisor: the height and width of images must be multiples of this number.
+        trained: names of the parameters to train. These are the parameters that the features
+            depend on, without those of the frozen stages. All others would get no gradient.
     """
 
     arguments: dict[str, Any]
@@ -39,24 +39,22 @@ class TimmPlan:
 
 
 def pretrained_config(name: str, overlay: Mapping[str, Any] | None = None) -> Any:
-    """timm's ``PretrainedCfg`` of a model: where its weights are, and its images' mean and std.
+    """Return timm's ``PretrainedCfg`` of a model, e.g. its image mean and std and weight URL.
 
     Args:
-        name: of the model, with or without the tag of its weights.
+        name: model name with or without the tag of its weights.
         overlay: entries to replace.
 
     Raises:
-        UserError: if timm is not installed or has no such model or tag, with the closest ones.
+        UserError: if timm is not installed or does not have the model or the tag.
     """
     timm = import_timm()
-    names = timm.list_models() + timm.list_pretrained()
     architecture, _, tag = name.partition(".")
-    if name not in names and not (timm.is_model(architecture) and not tag):
-        same = timm.list_pretrained(f"{architecture}.*") if timm.is_model(architecture) else []
-        close = same or closest(name, timm.list_models())
+    if name not in timm.list_pretrained() and (tag or not timm.is_model(architecture)):
+        close = timm.list_pretrained(f"{architecture}.*") or closest(name, timm.list_models())
         raise UserError(
             f"MODEL.TIMM.NAME is {name!r}, which timm {timm.__version__} does not have; the "
-            f"closest are {', '.join(close)}."
+            f"closest names are {', '.join(close)}."
         )
     return timm.models.resolve_pretrained_cfg(name, pretrained_cfg_overlay=dict(overlay or {}))
 
@@ -65,75 +63,73 @@ def plan_features(
     name: str,
     arguments: Mapping[str, Any],
     strides: Sequence[int],
-    out_indices: Sequence[int] = (),
-    freeze_at: int = 0,
+    out_indices: Sequence[int],
+    freeze_at: int,
 ) -> TimmPlan:
-    """Find out how a model gives the features of some strides, for images of any size.
+    """Find out how to extract features of the given strides from images of any size.
 
-    The model runs on the meta device, which takes neither memory nor weights.
+    The model is run on the meta device, which needs neither memory nor weights.
 
     Args:
-        name: of the model.
-        arguments: what to build it with.
-        strides: those that are needed.
-        out_indices: features to take instead of the last ones of their strides.
-        freeze_at: 0 to freeze nothing, 1 the stem, n >= 2 all that features up to stride 2^n are
-            computed from.
+        name: model name.
+        arguments: arguments to build the model with, including ``in_chans``.
+        strides: required strides.
+        out_indices: indices of the features to use; see :class:`TimmBackbone`.
+        freeze_at: see :class:`TimmBackbone`.
 
     Raises:
-        UserError: if the model is not a feature extractor or not one with these strides, does
-            not know the arguments or indices, or takes images of one size only.
+        UserError: if timm does not have the model, the arguments or the indices, or if the model
+            has no features of these strides or only supports images of one size.
     """
-    own_size = pretrained_config(name, arguments.get("pretrained_cfg_overlay")).input_size[-1]
+    image_size = pretrained_config(name, arguments.get("pretrained_cfg_overlay")).input_size[-1]
     try:
-        information = _build_without_memory(name, arguments).feature_info.info
+        feature_info = _build_on_meta(name, arguments).feature_info.info
     except Exception as error:
         raise UserError(
             f"MODEL.TIMM.NAME {name} with MODEL.TIMM.ARGUMENTS {dict(arguments)} cannot be built "
             f"as a feature extractor: {error}"
         ) from error
-    indices = _choose_indices(name, information, strides, out_indices)
-    modules = {stride: information[index]["module"] for stride, index in indices.items()}
-    divisors = [d for d in range(32, own_size + 1, 32) if d == 32 or own_size % d == 0]
-    refusal: Exception | None = None
-    for options in _ANY_SIZE:
-        built_with = {**arguments, **options, "out_indices": tuple(indices.values())}
+    indices = _choose_indices(name, feature_info, strides, out_indices)
+    first_stage = feature_info[next(iter(indices.values()))]["module"]
+    strides = sorted(strides)
+    divisors = [d for d in range(32, image_size + 1, 32) if d == 32 or image_size % d == 0]
+    first_error: Exception | None = None
+    for any_size in _ANY_SIZE_ARGUMENTS:
+        all_arguments = {**arguments, **any_size, "out_indices": tuple(indices.values())}
         try:
-            model = _build_without_memory(name, built_with)
+            model = _build_on_meta(name, all_arguments)
         except TypeError:
-            continue  # it does not know the option
+            continue  # unknown argument
         for divisor in divisors:
             try:
-                features = _run_without_memory(
-                    model, list(indices), divisor, arguments.get("in_chans", 3)
-                )
-            except Exception as error:  # each model has its own for sizes that it does not take
-                refusal = refusal or error
+                features = _run_on_meta(model, list(indices), divisor, arguments["in_chans"])
+            except Exception as error:  # models raise different errors for unsupported sizes
+                first_error = first_error or error
                 continue
             return TimmPlan(
-                {**built_with, "out_indices": tuple(indices[stride] for stride in sorted(strides))},
-                {stride: features[stride].shape[1] for stride in sorted(strides)},
+                {**all_arguments, "out_indices": tuple(indices[stride] for stride in strides)},
+                {stride: features[stride].shape[1] for stride in strides},
                 divisor,
-                _parameters_behind(model, [features[stride] for stride in strides])
-                - _frozen_parameters(model, features, modules, freeze_at),
+                _parameters_of(model, [features[stride] for stride in strides])
+                - _frozen_parameters(model, features, first_stage, freeze_at),
             )
     raise UserError(
-        f"MODEL.TIMM.NAME {name} cannot be a detector's backbone: it does not take images of any "
-        f"size ({str(refusal) or type(refusal).__name__})."
+        f"MODEL.TIMM.NAME {name} cannot be used as a backbone, because it does not support images "
+        f"of any size ({str(first_error) or type(first_error).__name__}); choose another model."
     )
 
 
 def build_features(name: str, pretrained: bool, arguments: Mapping[str, Any]) -> nn.Module:
-    """timm's feature extractor, whose weights are read without executing what is in their file.
+    """Build timm's feature extractor. Loading its weights never executes code in their file.
 
     Args:
-        name: of the model.
-        pretrained: whether to load its weights, from timm's cache or the network.
-        arguments: what else to build it with.
+        name: model name.
+        pretrained: load weights from timm's cache or from the network.
+        arguments: additional arguments of the model.
 
     Raises:
-        UserError: if timm has no weights for it, or they do not fit the arguments.
-        DownloadError: if they cannot be had.
+        UserError: if timm has no weights for the model, or if they do not match the arguments.
+        DownloadError: if the weights are not in the cache and cannot be downloaded.
     """
     timm = import_timm()
     source = pretrained_config(name, arguments.get("pretrained_cfg_overlay"))
@@ -141,7 +137,7 @@ def build_features(name: str, pretrained: bool, arguments: Mapping[str, Any]) ->
         tags = timm.list_pretrained(f"{source.architecture}.*")
         raise UserError(
             f"timm has no weights for MODEL.TIMM.NAME {name}; set MODEL.TIMM.PRETRAINED False, or "
-            f"give a name that has some{', such as ' + tags[0] if tags else ''}."
+            f"choose a name with weights{', such as ' + tags[0] if tags else ''}."
         )
     try:
         return timm.create_model(name, pretrained, features_only=True, **arguments)
@@ -150,9 +146,9 @@ def build_features(name: str, pretrained: bool, arguments: Mapping[str, Any]) ->
             f"https://huggingface.co/{source.hf_hub_id}" if source.hf_hub_id else source.url
         )
         raise DownloadError(
-            f"The weights of MODEL.TIMM.NAME {name} are neither in timm's cache nor can they be "
-            f"had from {where} ({error}); set MODEL.TIMM.PRETRAINED False to start from random "
-            "weights, or give MODEL.WEIGHTS a copy of the file."
+            f"The weights of MODEL.TIMM.NAME {name} are not in timm's cache and cannot be loaded "
+            f"from {where} ({error}); set MODEL.TIMM.PRETRAINED False to start from random "
+            "weights, or set MODEL.WEIGHTS to a copy of the file."
         ) from error
     except (RuntimeError, UnpicklingError) as error:
         if not pretrained:
@@ -163,14 +159,14 @@ def build_features(name: str, pretrained: bool, arguments: Mapping[str, Any]) ->
 
 
 def to_nchw(model: nn.Module, features: Sequence[Tensor]) -> list[Tensor]:
-    """The features of timm's extractor as (N, C, H, W), whatever its own order is."""
+    """Convert the features of timm's extractor to (N, C, H, W)."""
     if str(getattr(model, "output_fmt", "NCHW")).endswith("NHWC"):
         return [feature.permute(0, 3, 1, 2) for feature in features]
     return list(features)
 
 
 def import_timm() -> Any:
-    """The package, which is imported only where a timm model is used.
+    """Import timm, an optional dependency.
 
     Raises:
         UserError: if it is not installed.
@@ -180,34 +176,34 @@ def import_timm() -> Any:
     except ModuleNotFoundError as error:
         if error.name != "timm":
             raise
-        raise UserError("timm is not installed, which MODEL.TIMM needs: pip install timm") from None
+        raise UserError("MODEL.TIMM needs timm, which is not installed: pip install timm") from None
     return timm
 
 
-def _build_without_memory(name: str, arguments: Mapping[str, Any]) -> Any:
+def _build_on_meta(name: str, arguments: Mapping[str, Any]) -> Any:
     create = partial(import_timm().create_model, name, features_only=True, **arguments)
     try:
         with torch.device("meta"):
             return create()
-    except RuntimeError:  # of models that compute with what they are initialized with
+    except RuntimeError:  # some models compute with initial values, which meta tensors lack
         return create().to("meta")
 
 
 def _choose_indices(
     name: str,
-    information: Sequence[Mapping[str, Any]],
+    feature_info: Sequence[Mapping[str, Any]],
     strides: Sequence[int],
     out_indices: Sequence[int],
 ) -> dict[int, int]:
-    """By stride, the features that are needed and those that lie between them and the stem."""
-    if any(not 0 <= index < len(information) for index in out_indices):
+    """Map the required strides, and all strides from 2 up to the coarsest, to feature indices."""
+    if any(not 0 <= index < len(feature_info) for index in out_indices):
         raise UserError(
             f"MODEL.TIMM.OUT_INDICES is {tuple(out_indices)}, but {name} has features 0 to "
-            f"{len(information) - 1}."
+            f"{len(feature_info) - 1}."
         )
-    # A feature without a module cannot be had.
+    # Features without a module cannot be extracted.
     available = {
-        i: feature["reduction"] for i, feature in enumerate(information) if feature["module"]
+        i: feature["reduction"] for i, feature in enumerate(feature_info) if feature["module"]
     }
     chosen = {stride: index for index, stride in available.items()}
     chosen.update({available[index]: index for index in out_indices if index in available})
@@ -224,11 +220,11 @@ def _choose_indices(
     }
 
 
-def _run_without_memory(
+def _run_on_meta(
     model: nn.Module, strides: Sequence[int], divisor: int, channels: int
 ) -> dict[int, Tensor]:
-    # Neither square nor the model's own size.
-    height, width = 5 * divisor, 7 * divisor
+    """Return the features of a batch by stride."""
+    height, width = 5 * divisor, 7 * divisor  # neither square nor the model's own size
     with torch.enable_grad():
         outputs = to_nchw(model, model(torch.zeros(2, channels, height, width, device="meta")))
     for stride, feature in zip(strides, outputs, strict=True):
@@ -239,20 +235,28 @@ def _run_without_memory(
 
 
 def _frozen_parameters(
-    model: nn.Module, features: Mapping[int, Tensor], modules: Mapping[int, str], freeze_at: int
+    model: nn.Module, features: Mapping[int, Tensor], first_stage: str, freeze_at: int
 ) -> frozenset[str]:
-    frozen = _parameters_behind(model, [f for s, f in features.items() if s <= 2**freeze_at])
+    """Return the names of the parameters that ``freeze_at`` freezes.
+
+    Args:
+        model: feature extractor.
+        features: features by stride, from fine to coarse.
+        first_stage: module of the finest feature.
+        freeze_at: see :class:`TimmBackbone`.
+    """
     finest = min(features)
     if freeze_at != 1 or finest == 2:
-        return frozen
-    # The stem is what comes before the first stage, whose name timm's extractors rewrite.
-    stage = f".{modules[finest]}.".replace("_", ".")
-    first = _parameters_behind(model, [features[finest]])
-    return frozenset(name for name in first if stage not in f".{name}".replace("_", "."))
+        return _parameters_of(model, [f for s, f in features.items() if s <= 2**freeze_at])
+    # The stem is everything before the first stage. timm's extractors replace "." in module names
+    # with "_".
+    stage = f".{first_stage}.".replace("_", ".")
+    names = _parameters_of(model, [features[finest]])
+    return frozenset(name for name in names if stage not in f".{name}".replace("_", "."))
 
 
-def _parameters_behind(model: nn.Module, features: Sequence[Tensor]) -> frozenset[str]:
-    """Names of the parameters that get a gradient from any of the features."""
+def _parameters_of(model: nn.Module, features: Sequence[Tensor]) -> frozenset[str]:
+    """Return the names of the parameters that get a gradient from any of the features."""
     if not features:
         return frozenset()
     named = {name: p for name, p in model.named_parameters() if p.requires_grad}

@@ -297,7 +297,7 @@ def test_trains_in_bfloat16(tiny_cfg: CfgNode) -> None:
     [
         (
             ["MODEL.RESNETS.DEPTH", 18, "MODEL.RESNETS.RES2_OUT_CHANNELS", 64],
-            "DEFORM_ON_PER_STAGE is True for res3.*DEPTH of 50",
+            "DEFORM_ON_PER_STAGE is True for res3.*DEPTH to 50",
         ),
         (["MODEL.RESNETS.DEFORM_ON_PER_STAGE", [True, True]], "one value for each of res2"),
         (["MODEL.RESNETS.DEFORM_NUM_GROUPS", 3], "DEFORM_NUM_GROUPS is 3; it must divide the 16"),

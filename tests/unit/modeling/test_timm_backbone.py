@@ -256,8 +256,11 @@ def test_one_stride_of_a_plain_transformer() -> None:
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"name": "resnet81"}, r"NAME is 'resnet81', .* the closest are resnet18, "),
-        ({"name": "resnet18.a9_in1k"}, r"'resnet18.a9_in1k', .* closest are resnet18.a1_in1k, "),
+        ({"name": "resnet81"}, r"NAME is 'resnet81', .* the closest names are resnet18, "),
+        (
+            {"name": "resnet18.a9_in1k"},
+            r"resnet18.a9_in1k', .* closest names are resnet18.a1_in1k, ",
+        ),
         ({"name": "vit_tiny_patch16_224"}, r"of strides 16, but .* needs 4, 8, 16, 32"),
         ({"name": "hiera_tiny_224"}, "hiera_tiny_224 cannot be .* images of any size"),
         ({"out_indices": (7,)}, r"OUT_INDICES is \(7,\), but resnet18 has features 0 to 4"),

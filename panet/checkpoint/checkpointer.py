@@ -162,6 +162,7 @@ class PANetCheckpointer(ReusableCheckpointer):
         source_classes = checkpoint.get("classes") or _classes_of(self.source_dataset)
         if classes and source_classes and classes != source_classes:
             counterparts = match_classes(classes, source_classes, self.synonyms)
+            self._convert_ndarray_to_tensor(checkpoint["model"])
             state = self.model.state_dict()
             transfer_classes(checkpoint["model"], state, classes, source_classes, counterparts)
             logger.info(

@@ -58,23 +58,30 @@ def assert_transferred(before: dict[str, Tensor], new: nn.Module, old: nn.Module
     assert not torch.equal(before[f"{MASKS}.weight"], after[f"{MASKS}.weight"])
 
 
-@pytest.mark.parametrize("named_by", ["the file", "the configuration"])
+@pytest.mark.parametrize(
+    ("file_name", "names_classes"), [("old.pth", True), ("old.pth", False), ("old.pkl", False)]
+)
 def test_classes_of_the_same_name_keep_their_weights(
-    tiny_cfg: CfgNode, tmp_path: Path, street: str, named_by: str
+    tiny_cfg: CfgNode, tmp_path: Path, street: str, file_name: str, names_classes: bool
 ) -> None:
     old = model(tiny_cfg, len(ZOO))
     for name, parameter in old.named_parameters():
         if name.startswith((PREDICTOR, MASKS)):
             nn.init.normal_(parameter)
-    dataset = "zoo" if named_by == "the file" else ""
-    PANetCheckpointer(old, str(tmp_path), dataset=dataset).save("old")
+    if file_name == "old.pth":
+        dataset = "zoo" if names_classes else ""
+        PANetCheckpointer(old, str(tmp_path), dataset=dataset).save("old")
+    else:  # like the files of detectron2's model zoo
+        arrays = {name: tensor.numpy() for name, tensor in old.state_dict().items()}
+        content = pickle.dumps({"model": arrays, "__author__": "somebody"})
+        (tmp_path / file_name).write_bytes(content)
     new = model(tiny_cfg, len(STREET))
     before = {name: tensor.clone() for name, tensor in new.state_dict().items()}
     tiny_cfg.DATASETS.TRAIN = (street,)
     tiny_cfg.MODEL.CLASS_TRANSFER.SYNONYMS = [["rider", "person"]]
-    if named_by == "the configuration":
+    if not names_classes:
         tiny_cfg.MODEL.CLASS_TRANSFER.SOURCE_DATASET = "zoo"
-    build_checkpointer(tiny_cfg, new).load(str(tmp_path / "old.pth"))
+    build_checkpointer(tiny_cfg, new).load(str(tmp_path / file_name))
     assert_transferred(before, new, old)
 
 

@@ -9,7 +9,7 @@ BIN := .venv/bin
 
 demo:
 	@start=$$(date +%s); $(MAKE) --no-print-directory install && \
-		$(BIN)/python tools/demo.py --setup-seconds $$(($$(date +%s) - start))
+		$(BIN)/panet demo --setup-seconds $$(($$(date +%s) - start))
 
 test: install
 	$(BIN)/python -m pytest -q -n auto

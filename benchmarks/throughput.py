@@ -1,4 +1,4 @@
-"""Images a second of tools/predict.py and train_net.py --eval-only, against detectron2's own ways.
+"""Images a second of panet predict and train_net.py --eval-only, against detectron2's own ways.
 
 predict    a loop over detectron2's DefaultPredictor: read, predict, draw, encode, write
 evaluate   detectron2's inference_on_dataset with its loader and its COCOEvaluator
@@ -167,7 +167,7 @@ def measure(
 
 
 def predict_by_detectron2(cfg: CfgNode) -> tuple[nn.Module, Run]:
-    """What users of detectron2 write to get what tools/predict.py gives."""
+    """What users of detectron2 write to get what panet predict gives."""
     predictor = DefaultPredictor(cfg)
     metadata = MetadataCatalog.get(cfg.DATASETS.TEST[0])
 
@@ -186,7 +186,7 @@ def predict_by_detectron2(cfg: CfgNode) -> tuple[nn.Module, Run]:
 
 
 def predict_by_panet(cfg: CfgNode) -> tuple[nn.Module, Run]:
-    """What tools/predict.py does once it has the model."""
+    """What panet predict does once it has the model."""
     predictor = Predictor(cfg)
 
     def run(images: Path, output: Path) -> None:

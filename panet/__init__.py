@@ -2,8 +2,8 @@
 
 Liu et al., "Path Aggregation Network for Instance Segmentation", CVPR 2018.
 
-Importing the package registers its backbones, heads and datasets with detectron2, by name; what it
-offers beside them is imported when it is asked for.
+Importing the package registers its backbones, heads and datasets with detectron2. Its other public
+names are imported at their first use.
 """
 
 import importlib
@@ -15,8 +15,8 @@ except ModuleNotFoundError as error:
     if error.name != "detectron2":
         raise
     raise ModuleNotFoundError(
-        "panet needs detectron2, which is not installed: run `make install` in panet's clone, or "
-        "install it from https://github.com/facebookresearch/detectron2.",
+        "panet needs detectron2: run `panet install-detectron2`, or install it from "
+        "https://github.com/facebookresearch/detectron2.",
         name="detectron2",
     ) from None
 
@@ -29,7 +29,7 @@ _LAZY = {
     "model_zoo": "",
     "optimize_for_inference": ".deployment",
 }
-"""Public names, and the modules below this one that have them."""
+"""Public names and the modules that define them."""
 
 __all__ = [
     "Predictor",
@@ -44,7 +44,7 @@ __all__ = [
 
 
 def __getattr__(name: str) -> Any:
-    """Import a public name that is asked for, see PEP 562."""
+    """Import a public name at its first use, see PEP 562."""
     if name not in _LAZY:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     if name == "model_zoo":

@@ -1,3 +1,8 @@
-"""The version of the package."""
+"""The version of the package, which the tags of its repository give."""
 
-__version__ = "0.1.0"
+from importlib.metadata import PackageNotFoundError, version
+
+try:
+    __version__ = version("panet")
+except PackageNotFoundError:  # run from a clone that is not installed
+    __version__ = "0+unknown"

@@ -75,11 +75,7 @@ install_detectron2() { # install_detectron2 WANTED
   if [[ -d $wanted ]]; then
     printf '%s\n' "$wanted" >"$site/detectron2-source.pth"
   elif [[ $wanted == default ]]; then
-    # The wheel is tagged for one Python for the sake of a compiled extension that this project
-    # does not use; its Python code runs on all.
-    "$python" -m pip install --quiet --no-deps --upgrade --target "$site" --only-binary=:all: \
-      --python-version 3.10 --implementation cp --abi none --platform any \
-      --require-hashes -r requirements-detectron2.txt
+    "$python" panet_cli.py install-detectron2
   else
     "$python" -m pip install --no-deps --no-build-isolation "$wanted"
   fi

@@ -3,13 +3,11 @@
 import csv
 import os
 import subprocess
-import sys
 from pathlib import Path
 
 import pytest
-from paths import CONFIGS
+from commands import PANET
 
-TOOL = CONFIGS.parent / "tools" / "analyze_levels.py"
 SMALL = {
     "MODEL.WEIGHTS": "",
     "MODEL.RPN.POST_NMS_TOPK_TEST": 20,
@@ -20,7 +18,7 @@ SMALL = {
 def analyze(output_dir: Path, *flags: str, **overrides: object) -> subprocess.CompletedProcess[str]:
     options = {**SMALL, **overrides}
     command = [
-        *(sys.executable, TOOL, "--config-file", "quick/panet_R18_shapes.yaml"),
+        *(*PANET, "analyze-levels", "--config-file", "quick/panet_R18_shapes.yaml"),
         *("--output-dir", output_dir, *flags),
         *(str(item) for pair in options.items() for item in pair),
     ]

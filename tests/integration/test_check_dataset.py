@@ -7,11 +7,9 @@ from pathlib import Path
 
 import pytest
 import small_coco
+from commands import Run, run_command
 from detectron2.data import DatasetCatalog, MetadataCatalog
-from paths import CONFIGS
-from program import Run, run_program
 
-TOOL = CONFIGS.parent / "tools" / "check_dataset.py"
 Check = Callable[..., Run]
 
 
@@ -21,7 +19,7 @@ def check(
 ) -> Iterator[Check]:
     def run(*arguments: object) -> Run:
         always = ("--output-dir", tmp_path / "out", "--processes", "1")
-        return run_program(TOOL, (*always, *arguments), monkeypatch, capsys)
+        return run_command(("check", *always, *arguments), monkeypatch, capsys)
 
     before = set(DatasetCatalog.list())
     yield run
@@ -69,8 +67,8 @@ def test_every_defect_is_in_the_table(tmp_path: Path, check: Check) -> None:
     ]
     assert rows[1]["what"] == "is missing"
     assert "truncated" in rows[2]["what"]
-    assert "has the file_name night/0.png of image 0" in rows[3]["what"]
-    assert "has the content of image 2" in rows[4]["what"]
+    assert "has the same file_name night/0.png as image 0" in rows[3]["what"]
+    assert "has the same content as image 2" in rows[4]["what"]
 
 
 def test_the_datasets_of_a_configuration(tmp_path: Path, check: Check) -> None:
@@ -90,7 +88,7 @@ def test_the_datasets_of_a_configuration(tmp_path: Path, check: Check) -> None:
     val[0].write_text(json.dumps({"images": []}))
     run = check("--config-file", name, *data, *subset)
     assert run.status == 1
-    assert f"error    {val[0]}: has no list of categories" in run.stdout
+    assert f"error    {val[0]}: has no 'categories'" in run.stdout
 
 
 def test_broken_json_is_a_defect_and_wrong_arguments_are_not(tmp_path: Path, check: Check) -> None:

@@ -7,18 +7,16 @@ from pathlib import Path
 import cv2
 import numpy as np
 import pytest
-from paths import CONFIGS
-from program import Run, run_program
+from commands import Run, run_command
 
 pytest.importorskip("supervision")
 
-TOOL = CONFIGS.parent / "tools" / "convert_dataset.py"
 Convert = Callable[..., Run]
 
 
 @pytest.fixture
 def convert(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Convert:
-    return lambda *arguments: run_program(TOOL, arguments, monkeypatch, capsys)
+    return lambda *arguments: run_command(("convert-data", *arguments), monkeypatch, capsys)
 
 
 def write_yolo(root: Path) -> None:

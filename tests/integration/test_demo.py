@@ -2,17 +2,16 @@
 
 import json
 import subprocess
-import sys
 from pathlib import Path
 
-from paths import ROOT
+from commands import PANET
 from small_options import SMALL
 
 
 def run_demo(output_dir: Path, iterations: int, early_pictures_after: float = 600.0) -> str:
     options = {**SMALL, "SOLVER.MAX_ITER": iterations}
     command = [
-        *(sys.executable, ROOT / "tools" / "demo.py", "--output-dir", output_dir),
+        *(*PANET, "demo", "--output-dir", output_dir),
         *("--setup-seconds", "1.5", "--early-pictures-after", str(early_pictures_after)),
         *(str(item) for pair in options.items() for item in pair),
     ]

@@ -159,7 +159,7 @@ def test_mixed_precision_on_the_cpu(cfg: DictConfig, caplog: pytest.LogCaptureFi
     cfg.train.amp.enabled = True
     with caplog.at_level(logging.WARNING):
         rounded = weights(trained(cfg))
-    assert "float16 training needs CUDA: train.amp.dtype becomes bfloat16" in caplog.text
+    assert "Training in float16 needs CUDA; train.amp.dtype becomes bfloat16" in caplog.text
     assert any(not torch.equal(value, exact[name]) for name, value in rounded.items())
     cfg.train.amp.dtype = "int8"
     with pytest.raises(UserError, match="train.amp.dtype is 'int8'"):

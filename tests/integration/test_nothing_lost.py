@@ -253,6 +253,6 @@ def test_a_dead_data_worker(cfg: CfgNode) -> None:
         time.sleep(0.5)
 
     trainer.register_hooks([At(2, kill_worker)])
-    with pytest.raises(UserError, match=r"A process that reads the data died.*NUM_WORKERS"):
+    with pytest.raises(UserError, match=r"A data loading process died.*NUM_WORKERS"):
         trainer.train()
     assert resumed(cfg).start_iter >= 2

@@ -1,30 +1,24 @@
 """The command that predicts on many images, as a user runs it."""
 
-import importlib
 import json
 import signal
 import subprocess
-import sys
 import time
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
-from types import ModuleType
-from typing import Any, NamedTuple
+from typing import Any
 
 import cv2
 import numpy as np
 import pytest
 import torch
+from commands import PANET, Run, run_command
 from detectron2.config import CfgNode
-from paths import CONFIGS
 from pycocotools import mask as rle
 from small_models import SmallModel, write_model
 
 from panet.data.shapes import draw_image
-from panet.utils.errors import exit_on_user_error
-
-TOOL = CONFIGS.parent / "tools" / "predict.py"
 
 
 @pytest.fixture
@@ -43,22 +37,7 @@ def photos(tmp_path: Path) -> Path:
     return root
 
 
-@pytest.fixture
-def tool(monkeypatch: pytest.MonkeyPatch) -> ModuleType:
-    # By its name, under which the processes that it starts import it too.
-    monkeypatch.syspath_prepend(str(TOOL.parent))
-    return importlib.import_module("predict")
-
-
-class Ended(NamedTuple):
-    """How a program ended, and what it printed."""
-
-    status: int
-    out: str
-    err: str
-
-
-Predict = Callable[..., Ended]
+Predict = Callable[..., Run]
 
 
 def arguments_for(small: SmallModel, output: Path, *others: object) -> list[str]:
@@ -68,22 +47,15 @@ def arguments_for(small: SmallModel, output: Path, *others: object) -> list[str]
 
 @pytest.fixture
 def predict(
-    tool: ModuleType,
     small: SmallModel,
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
 ) -> Predict:
     """The program within this process, which saves importing torch each time."""
 
-    def run(output: Path, *others: object) -> Ended:
-        monkeypatch.setattr(sys, "argv", ["predict.py", *arguments_for(small, output, *others)])
-        capsys.readouterr()
-        try:
-            with exit_on_user_error():
-                status = tool.main(tool.parse_arguments())
-        except SystemExit as error:
-            status = error.code
-        return Ended(status, *capsys.readouterr())
+    def run(output: Path, *others: object) -> Run:
+        arguments = ("predict", *arguments_for(small, output, *others))
+        return run_command(arguments, monkeypatch, capsys)
 
     return run
 
@@ -115,13 +87,13 @@ def test_killed_in_the_middle_it_goes_on(
 ) -> None:
     undisturbed = tmp_path / "undisturbed"
     run = predict(undisturbed, photos)
-    assert run.status == 0, run.err
-    assert "in 12 images" in run.out
-    assert "12/12" in run.err
+    assert run.status == 0, run.stderr
+    assert "in 12 images" in run.stdout
+    assert "12/12" in run.stderr
 
     output = tmp_path / "killed"
     records = output / "records"
-    command = [sys.executable, "-W", "ignore", str(TOOL), *arguments_for(small, output, photos)]
+    command = [*PANET, "predict", *arguments_for(small, output, photos)]
     with subprocess.Popen(command, stderr=subprocess.DEVNULL) as process:
         deadline = time.monotonic() + 120
         while len(list(records.rglob("*.json"))) < 3:
@@ -135,7 +107,7 @@ def test_killed_in_the_middle_it_goes_on(
     assert all(json.loads(path.read_text())["detections"] for path in written)
 
     run = predict(output, photos)
-    assert run.status == 0, run.err
+    assert run.status == 0, run.stderr
     assert {path: path.stat().st_mtime_ns for path in written} == written
     assert_close(output, undisturbed)
     assert {path.name for path in (output / "pictures" / "1").iterdir()} == {
@@ -151,8 +123,8 @@ def test_two_processes_write_what_one_writes(
     outputs = {number: tmp_path / f"{number}" for number in (1, 2)}
     for number, output in outputs.items():
         run = predict(output, photos, "--no-pictures", "--batch-size", 2, "--num-gpus", number)
-        assert run.status == 1, run.err
-        summary = run.err.splitlines()[-1]
+        assert run.status == 1, run.stderr
+        summary = run.stderr.splitlines()[-1]
         assert summary == f"2 of 14 images could not be read, see {output / 'unreadable.txt'}"
         assert not (output / "pictures").exists()
     assert_close(outputs[2], outputs[1])
@@ -174,7 +146,7 @@ def test_another_threshold_or_model_does_not_mix(
     ):
         run = predict(output, *one, *changes)
         assert run.status == 2
-        last = run.err.splitlines()[-1]
+        last = run.stderr.splitlines()[-1]
         assert message in last
         assert "--start-over" in last
         assert results(output) == before
@@ -183,9 +155,9 @@ def test_another_threshold_or_model_does_not_mix(
     torch.save(content, small.weights)
     run = predict(output, *one)
     assert run.status == 2
-    assert "holds results of other weights" in run.err.splitlines()[-1]
+    assert "holds results of other weights" in run.stderr.splitlines()[-1]
     run = predict(output, photos / "1" / "1.png", "--start-over", "--no-pictures")
-    assert run.status == 0, run.err
+    assert run.status == 0, run.stderr
     assert {found["file_name"] for found in results(output)} == {"1.png"}
     assert sorted(path.name for path in output.iterdir() if path.name != ".lock") == [
         *("categories.json", "images.json", "records", "results.json", "run.json")
@@ -199,23 +171,23 @@ def test_wrong_arguments_end_in_one_line(predict: Predict, photos: Path, tmp_pat
     (other / "results.json").write_text("{}")
     for arguments, message in (
         ((tmp_path / "nowhere",), "There is no file or folder"),
-        ((photos, "--batch-size", 0), "--batch-size is 0"),
+        ((photos, "--batch-size", 0), "--batch-size: '0' is not"),
         ((photos, "--score-threshold", 2), "it must be from 0 to 1"),
         ((photos, "--weights", "gone.pth"), "no checkpoint gone.pth"),
         ((photos, "--config-file", "gone.yaml"), "no configuration file gone.yaml"),
         ((photos, "--opts", "MODEL.GONE", 1), "MODEL.GONE"),
-        ((photos, "--output", other), "files of another kind"),
+        ((photos, "--output", other), "files that are not results"),
     ):
         run = predict(output, *arguments)
         assert run.status == 2
-        assert message in run.err.splitlines()[-1]
+        assert message in run.stderr.splitlines()[-1]
     assert (other / "results.json").read_text() == "{}"
     assert not (output / "results.json").exists()
 
 
 def test_interrupted_it_says_how_to_go_on(small: SmallModel, photos: Path, tmp_path: Path) -> None:
     output = tmp_path / "out"
-    command = [sys.executable, "-W", "ignore", str(TOOL), *arguments_for(small, output, photos)]
+    command = [*PANET, "predict", *arguments_for(small, output, photos)]
     with subprocess.Popen(
         command,
         stderr=subprocess.PIPE,
@@ -231,7 +203,7 @@ def test_interrupted_it_says_how_to_go_on(small: SmallModel, photos: Path, tmp_p
         process.send_signal(signal.SIGINT)
         _, err = process.communicate()
     assert process.returncode == 130
-    assert err.splitlines()[-1] == "The same command goes on from here."
+    assert err.splitlines()[-1] == "Run the same command to resume."
     assert "Traceback" not in err
 
 
@@ -239,7 +211,7 @@ def test_its_processes_end_with_it(small: SmallModel, photos: Path, tmp_path: Pa
     output = tmp_path / "out"
     arguments = arguments_for(small, output, photos, "--num-gpus", 2)
     with subprocess.Popen(
-        [sys.executable, "-W", "ignore", str(TOOL), *arguments],
+        [*PANET, "predict", *arguments],
         stderr=subprocess.DEVNULL,
         preexec_fn=partial(signal.signal, signal.SIGINT, signal.SIG_IGN),
     ) as process:

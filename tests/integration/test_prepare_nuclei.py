@@ -4,28 +4,39 @@ import hashlib
 import json
 import re
 import shutil
+import sys
 from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 import pytest
-from paths import CONFIGS
+from commands import Run
+from paths import NUCLEI
 from PIL import Image
-from program import Run, run_program
 from pycocotools import mask as rle
 from small_nuclei import HEIGHT, IDS, WIDTH, image_path, masks_of, write_nuclei
 
-from panet.data.nuclei import choose_split, listed_split, read_splits
+sys.path.append(str(NUCLEI))
 
-TOOL = CONFIGS.parent / "tools" / "prepare_nuclei.py"
+import prepare_nuclei
+from stage1 import choose_split, listed_split, read_splits
 
 Prepare = Callable[..., Run]
 
 
 @pytest.fixture
 def prepare(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Prepare:
-    return lambda *arguments: run_program(TOOL, arguments, monkeypatch, capsys)
+    def run(*arguments: object) -> Run:
+        monkeypatch.setattr(sys, "argv", ["prepare_nuclei.py", *map(str, arguments)])
+        status = 0
+        try:
+            prepare_nuclei.main()
+        except SystemExit as end:
+            status = int(end.code or 0)
+        return Run(status, *capsys.readouterr())
+
+    return run
 
 
 @pytest.fixture
@@ -122,7 +133,7 @@ def test_files_of_splits_that_are_none(
 
 
 def test_the_published_split_has_all_its_images_once() -> None:
-    splits = read_splits(CONFIGS.parent / "benchmarks" / "nuclei_split.csv")
+    splits = read_splits(NUCLEI / "split.csv")
     assert Counter(splits.values()) == {"train": 393, "val": 129}
     assert all(len(start) == 16 for start in splits)
     assert listed_split("00071198d059ba7f" + 48 * "0", splits) == "train"

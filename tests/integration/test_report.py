@@ -4,14 +4,11 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from commands import Run, run_command
 from paths import CONFIGS
-from program import Run, run_program
 
 from panet import load_config
 from panet.prepare import prepare
-
-TOOL = CONFIGS.parent / "tools" / "report.py"
-
 
 Report = Callable[..., Run]
 
@@ -21,19 +18,21 @@ def report(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) 
     """Runs the program."""
 
     def run(*arguments: object) -> Run:
-        return run_program(TOOL, arguments, monkeypatch, capsys)
+        return run_command(("report", *arguments), monkeypatch, capsys)
 
     return run
 
 
-def test_flags_and_overrides_go_in_any_order(report: Report, tmp_path: Path) -> None:
+def test_flags_and_overrides(report: Report, tmp_path: Path) -> None:
     cfg = prepare(load_config(str(CONFIGS / "quick" / "panet_R18_shapes.yaml")))
     (tmp_path / "config.yaml").write_text(cfg.dump())
     run = report(tmp_path)
     assert (run.status, run.stdout) == (0, f"{tmp_path / 'report.html'}\n")
     assert "shapes_val" in (tmp_path / "report.html").read_text()
     page = tmp_path / "elsewhere" / "page.html"
-    run = report(tmp_path, "--output", page, "DATASETS.TEST", "('other_val',)", "--iou", "0.3")
+    run = report(
+        tmp_path, "--output", page, "--iou", "0.3", "--opts", "DATASETS.TEST", "('other_val',)"
+    )
     assert (run.status, run.stdout) == (0, f"{page}\n")
     assert "other_val" in page.read_text()
 

@@ -1,13 +1,10 @@
 """The files of proposals hold what the RPN finds, at the scale of the image files."""
 
-import importlib.util
 import json
 import pickle
-import sys
 from argparse import Namespace
 from collections.abc import Iterator
 from pathlib import Path
-from types import ModuleType
 from typing import Any
 
 import cv2
@@ -18,29 +15,14 @@ from detectron2.config import CfgNode
 from detectron2.data import DatasetCatalog, MetadataCatalog
 from detectron2.data.datasets import register_coco_instances
 from detectron2.modeling import build_model
-from paths import CONFIGS
 from PIL import Image
 
+from panet.cli import write_proposals
 from panet.compat.detectron2_launch import launch
 from panet.data.loader import build_train_loader
 
-TOOL = CONFIGS.parent / "tools" / "write_proposals.py"
 # Height and width by id; the sizes are such that they cannot be taken for one another.
 IMAGES = {30: (96, 160), 4: (120, 80), 17: (64, 200)}
-
-
-def load_tool() -> ModuleType:
-    spec = importlib.util.spec_from_file_location("write_proposals", TOOL)
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
-
-
-@pytest.fixture(scope="module")
-def tool() -> ModuleType:
-    return load_tool()
 
 
 @pytest.fixture
@@ -88,6 +70,8 @@ def arguments(cfg: CfgNode, folder: Path, *datasets: str) -> Namespace:
         dataset=list(datasets) or None,
         output_dir=folder / "proposals",
         opts=[],
+        num_gpus=1,
+        dist_url="auto",
     )
 
 
@@ -99,7 +83,6 @@ def read(folder: Path, dataset: str) -> dict[str, Any]:
 @pytest.mark.parametrize("architecture", ["GeneralizedRCNN", "ProposalNetwork"])
 @pytest.mark.parametrize("optimize", [False, True])
 def test_writes_the_rpns_proposals_rescaled(
-    tool: ModuleType,
     rpn_cfg: CfgNode,
     oblong_dataset: str,
     tmp_path: Path,
@@ -110,7 +93,7 @@ def test_writes_the_rpns_proposals_rescaled(
     model.load_state_dict(torch.load(rpn_cfg.MODEL.WEIGHTS)["model"])
     rpn_cfg.MODEL.META_ARCHITECTURE = architecture
     rpn_cfg.TEST.OPTIMIZE.ENABLED = optimize
-    tool.main(arguments(rpn_cfg, tmp_path, oblong_dataset))
+    write_proposals.main(arguments(rpn_cfg, tmp_path, oblong_dataset))
 
     content = read(tmp_path / "proposals", oblong_dataset)
     assert content["ids"] == sorted(IMAGES)
@@ -139,10 +122,10 @@ def pil_resize(image: Any, size: tuple[int, int]) -> Any:
 
 
 def test_a_detector_trains_on_the_boxes_that_were_written(
-    tool: ModuleType, rpn_cfg: CfgNode, oblong_dataset: str, tmp_path: Path
+    rpn_cfg: CfgNode, oblong_dataset: str, tmp_path: Path
 ) -> None:
     rpn_cfg.DATASETS.TRAIN = (oblong_dataset,)
-    tool.main(arguments(rpn_cfg, tmp_path))
+    write_proposals.main(arguments(rpn_cfg, tmp_path))
     assert {file.name for file in (tmp_path / "proposals").iterdir()} == {
         "oblong.pkl",
         "tiny_shapes.pkl",
@@ -169,14 +152,14 @@ def test_a_detector_trains_on_the_boxes_that_were_written(
 
 def in_a_process(folder: Path, args: Namespace) -> None:
     register(folder)
-    load_tool().main(args)
+    write_proposals.write_all(args)
 
 
 def test_two_processes_write_what_one_writes(
-    tool: ModuleType, rpn_cfg: CfgNode, oblong_dataset: str, tmp_path: Path
+    rpn_cfg: CfgNode, oblong_dataset: str, tmp_path: Path
 ) -> None:
     args = arguments(rpn_cfg, tmp_path, oblong_dataset)
-    tool.main(args)
+    write_proposals.main(args)
     one = read(tmp_path / "proposals", oblong_dataset)
     args.output_dir = tmp_path / "two"
     launch(in_a_process, 2, dist_url="auto", args=(tmp_path, args))
@@ -185,14 +168,6 @@ def test_two_processes_write_what_one_writes(
     for key in ("boxes", "objectness_logits"):
         for a, b in zip(one[key], two[key], strict=True):
             np.testing.assert_allclose(a, b, atol=1e-2)
-
-
-def test_the_command_line(tool: ModuleType, monkeypatch: pytest.MonkeyPatch) -> None:
-    command = "write_proposals.py --config-file a.yaml --dataset x --dataset y MODEL.WEIGHTS b.pth"
-    monkeypatch.setattr(sys, "argv", command.split())
-    args = tool.parse_arguments()
-    assert (args.config_file, args.dataset) == ("a.yaml", ["x", "y"])
-    assert args.opts == ["MODEL.WEIGHTS", "b.pth"]
 
 
 @pytest.mark.parametrize(
@@ -205,7 +180,6 @@ def test_the_command_line(tool: ModuleType, monkeypatch: pytest.MonkeyPatch) -> 
     ],
 )
 def test_wrong_arguments_are_named(
-    tool: ModuleType,
     rpn_cfg: CfgNode,
     tmp_path: Path,
     capsys: pytest.CaptureFixture[str],
@@ -215,6 +189,6 @@ def test_wrong_arguments_are_named(
 ) -> None:
     rpn_cfg.merge_from_list([key, value])
     with pytest.raises(SystemExit, match="2"):
-        tool.main(arguments(rpn_cfg, tmp_path))
+        write_proposals.main(arguments(rpn_cfg, tmp_path))
     assert message in capsys.readouterr().err
     assert not (tmp_path / "proposals").exists()

@@ -15,7 +15,7 @@ def test_without_detectron2_one_sentence_says_what_to_do() -> None:
     assert run.returncode == 1
     last = run.stderr.splitlines()[-1]
     assert "panet needs detectron2" in last
-    assert "make install" in last
+    assert "panet install-detectron2" in last
 
 
 def test_does_not_need_detectron2s_compiled_extension() -> None:

@@ -8,7 +8,6 @@ import pytest
 import restatement
 import torch
 from detectron2.structures import Boxes
-from paths import ROOT
 from restatement import State
 from torch import Tensor, nn
 
@@ -41,8 +40,16 @@ def save(state: State, path: Path, key: str = "model") -> Path:
 def convert_and_load(path: Path, source: str) -> tuple[nn.Module, Path]:
     """Through the command line and train_net.py's way of loading."""
     converted = path.with_name("converted.pth")
-    script = ROOT / "tools" / "convert_checkpoint.py"
-    command = [sys.executable, script, "--from", source, path, converted]
+    command = [
+        sys.executable,
+        "-m",
+        "panet_cli",
+        "convert-weights",
+        "--from",
+        source,
+        path,
+        converted,
+    ]
     run = subprocess.run(command, capture_output=True, text=True, check=True)
     config_file = Path(run.stdout.rpartition("--config-file ")[2].split()[0])
     cfg = prepare(
@@ -173,9 +180,9 @@ def test_everything_dropped_is_named(tmp_path: Path) -> None:
 
 
 def test_the_command_line_says_what_is_wrong(tmp_path: Path) -> None:
-    script = ROOT / "tools" / "convert_checkpoint.py"
     path = save(restatement.mmdet_state(), tmp_path / "mmdet.pth", key="state_dict")
-    command = [sys.executable, script, "--from", "panet-pytorch", path, tmp_path / "out.pth"]
+    command = [sys.executable, "-m", "panet_cli", "convert-weights"]
+    command += ["--from", "panet-pytorch", path, tmp_path / "out.pth"]
     run = subprocess.run(command, capture_output=True, text=True, check=False)
     assert run.returncode == 2
     assert run.stderr.splitlines()[-1].startswith(

@@ -1,18 +1,4 @@
-#!/usr/bin/env python
-"""Find instances in images and videos, and write them into a folder.
-
-Inputs are images, videos, folders, which are searched to the bottom, and patterns. The folder gets
-
-  results.json     all instances, in COCO's format of results, with file names and categories
-  images.json      the images and categories that belong to it, as COCO's API reads them
-  records/         the same for each image, written as soon as it is done
-  pictures/        each image, or frame of a video, with what was found in it
-  videos/          annotated videos
-  unreadable.txt   what could not be read, and why
-
-The same command goes on after an interruption, and adds new or changed images. The exit status is 1
-if an image could not be read.
-"""
+"""``panet predict``: instances in images and videos."""
 
 import argparse
 import multiprocessing
@@ -21,7 +7,6 @@ import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from multiprocessing.sharedctypes import Synchronized
-from pathlib import Path
 from threading import Event, Thread
 
 from detectron2.config import CfgNode
@@ -38,52 +23,11 @@ from panet.prediction.run_file import locked, start
 from panet.prediction.settings import prediction_settings
 from panet.prediction.worker import count_images, predict_share, unfinished_sources
 from panet.utils.device import check_gpus, keep_freed_memory, limit_cpu_threads
-from panet.utils.errors import UserError, add_debug_argument, exit_on_user_error
-
-
-def parse_arguments() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(
-        description=__doc__,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-        usage="%(prog)s [options] INPUT [INPUT ...] [--opts KEY VALUE ...]",
-    )
-    parser.add_argument("inputs", nargs="+", metavar="INPUT", help="images, videos, folders, 'a*'")
-    parser.add_argument(
-        "--config-file", required=True, help="a file, or a name of panet.model_zoo.list_configs()"
-    )
-    parser.add_argument("--weights", default="", help="by default MODEL.WEIGHTS of the config")
-    parser.add_argument("--output", type=Path, required=True, help="the folder to write to")
-    parser.add_argument(
-        "--score-threshold",
-        type=float,
-        default=0.5,
-        help="leave out what has a lower score (0.5); 0.05 to compute an average precision",
-    )
-    parser.add_argument(
-        "--batch-size", type=int, default=1, help="images of like size to compute at once"
-    )
-    parser.add_argument("--no-pictures", action="store_true", help="draw no pictures and videos")
-    parser.add_argument("--masks", action="store_true", help="write a PNG file for every instance")
-    parser.add_argument("--csv", action="store_true", help="write results.csv too")
-    parser.add_argument(
-        "--start-over", action="store_true", help="delete results that are in the folder"
-    )
-    parser.add_argument("--num-gpus", type=int, default=1, help="processes, also without GPUs")
-    parser.add_argument("--dist-url", default="auto")
-    add_debug_argument(parser)
-    parser.add_argument(
-        "--opts",
-        nargs=argparse.REMAINDER,
-        default=[],
-        help="at the end: configuration KEY VALUE pairs, such as TEST.OPTIMIZE.DTYPE bfloat16",
-    )
-    return parser.parse_args()
+from panet.utils.errors import exit_on_user_error
 
 
 def main(args: argparse.Namespace) -> int:
-    for flag, number in (("--batch-size", args.batch_size), ("--num-gpus", args.num_gpus)):
-        if number < 1:
-            raise UserError(f"{flag} is {number}; it must be at least 1.")
+    """Run the command; 1 if an input could not be read."""
     check_gpus(args.num_gpus)
     cfg = prediction_config(args.config_file, args.weights, args.score_threshold, args.opts)
     settings = prediction_settings(cfg)
@@ -196,14 +140,3 @@ def report_unreadable(folder: ResultsFolder, sources: list[Source]) -> int:
         file=sys.stderr,
     )
     return 1
-
-
-if __name__ == "__main__":
-    try:
-        with exit_on_user_error():
-            status = main(parse_arguments())
-    except SystemExit as error:
-        if error.code == 130:
-            print("The same command goes on from here.", file=sys.stderr)
-        raise
-    sys.exit(status)

@@ -1,20 +1,7 @@
-#!/usr/bin/env python
-"""Look for defects in data in COCO's format, and show what it has.
-
-Give one dataset with --json and --images, another one to compare it with by --against, or a
-configuration, of which all datasets are checked. Every image is read as training reads it. The
-program prints counts, sizes and the defects, and writes defects.csv, classes.png and, in samples,
-pictures of the ground truth.
-
-Errors are what training does not survive, or what it would learn or measure wrong without a word;
-train_net.py does not start with those that the JSON file shows. All else is a warning. The exit
-status is 1 if there are errors, 2 if the arguments are wrong, and 0 otherwise.
-"""
+"""``panet check``: defects and statistics of datasets in COCO's format."""
 
 import argparse
 import csv
-import os
-import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -48,7 +35,7 @@ from panet.data.summary import (
     summarize_dataset,
 )
 from panet.prepare import prepare
-from panet.utils.errors import UserError, add_debug_argument, exit_on_user_error
+from panet.utils.errors import UserError
 
 SHOWN = 20
 
@@ -73,40 +60,8 @@ class Checked(NamedTuple):
     images: list[CheckedImage]
 
 
-def parse_arguments() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument(
-        "--config-file", help="a file, or a name of panet.model_zoo.list_configs(), with its data"
-    )
-    parser.add_argument("--json", type=Path, help="the JSON file of a dataset")
-    parser.add_argument("--images", type=Path, help="the folder that its file names begin in")
-    parser.add_argument(
-        "--against",
-        type=Path,
-        nargs=2,
-        metavar=("JSON", "IMAGES"),
-        help="another one, such as that for validation, which should have other images",
-    )
-    parser.add_argument("--output-dir", type=Path, default=Path("output/check"))
-    parser.add_argument("--samples", type=int, default=16, help="pictures of each dataset")
-    parser.add_argument("--processes", type=int, default=os.cpu_count() or 1)
-    add_debug_argument(parser)
-    parser.add_argument(
-        "opts",
-        nargs=argparse.REMAINDER,
-        help="configuration KEY VALUE pairs, such as DATASETS.OWN.TRAIN.JSON train.json",
-    )
-    return parser.parse_args()
-
-
-@exit_on_user_error()
-def main() -> int:
-    args = parse_arguments()
-    for option, least in (("samples", 0), ("processes", 1)):
-        if getattr(args, option) < least:
-            raise UserError(f"--{option} is {getattr(args, option)}; it must be at least {least}.")
+def main(args: argparse.Namespace) -> int:
+    """Run the command; 1 if there are errors."""
     args.output_dir.mkdir(parents=True, exist_ok=True)
     try:
         sources = find_sources(args)
@@ -154,7 +109,8 @@ def configured(config_file: str | None, opts: Sequence[str]) -> list[Source]:
             metadata = MetadataCatalog.get(name)
             files = metadata.get("json_file"), metadata.get("image_root")
             if metadata.get("evaluator_type") == "coco" and all(files):
-                sources.append(Source(name, *map(Path, files), cfg.MODEL.MASK_ON))
+                json_file, image_root = map(Path, files)
+                sources.append(Source(name, json_file, image_root, cfg.MODEL.MASK_ON))
     if not sources:
         raise UserError("The configuration has no data in COCO's format; give DATASETS.OWN.")
     for source in sources:
@@ -269,7 +225,3 @@ def report(defects: Sequence[Defect], output_dir: Path) -> int:
     print(f"{errors:,} errors, {len(defects) - errors:,} warnings")
     print(f"defects    {path}")
     return 1 if errors else 0
-
-
-if __name__ == "__main__":
-    sys.exit(main())

@@ -1,9 +1,4 @@
-#!/usr/bin/env python
-"""Write a model's proposals for whole datasets, for detectors that read theirs from files.
-
-The model is one of detectron2's "ProposalNetwork", or the RPN of any R-CNN. Each dataset gives
-one file, named after it, with MODEL.RPN.POST_NMS_TOPK_TEST proposals an image at most.
-"""
+"""``panet proposals``: proposal files from a trained RPN."""
 
 import argparse
 import pickle
@@ -31,37 +26,21 @@ from panet.modeling.independent_rpn import proposal_network_config
 from panet.prepare import prepare
 from panet.utils.atomic import open_atomically
 from panet.utils.device import check_gpus, keep_freed_memory, limit_cpu_threads
-from panet.utils.errors import add_debug_argument, exit_on_user_error
+from panet.utils.errors import exit_on_user_error
 
 # An image's id, its boxes (N, 4) and their logits (N,).
 Proposals = tuple[int | str, npt.NDArray[np.float32], npt.NDArray[np.float32]]
 
 
-def parse_arguments() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument("--config-file", required=True, help="configuration of the model")
-    parser.add_argument(
-        "--dataset",
-        action="append",
-        metavar="NAME",
-        help="a registered dataset, once for each; by default those of DATASETS.TRAIN and .TEST",
-    )
-    parser.add_argument("--output-dir", type=Path, default=Path("output/proposals"))
-    parser.add_argument("--num-gpus", type=int, default=1, help="processes, also without GPUs")
-    parser.add_argument("--dist-url", default="auto")
-    add_debug_argument(parser)
-    parser.add_argument(
-        "opts",
-        nargs=argparse.REMAINDER,
-        help="configuration KEY VALUE pairs, MODEL.WEIGHTS above all",
-    )
-    return parser.parse_args()
+def main(args: argparse.Namespace) -> None:
+    """Run the command, in ``args.num_gpus`` processes."""
+    check_gpus(args.num_gpus)
+    launch(write_all, args.num_gpus, dist_url=args.dist_url, args=(args,))
 
 
 @exit_on_user_error()
-def main(args: argparse.Namespace) -> None:
+def write_all(args: argparse.Namespace) -> None:
+    """Write the proposals of this process and, in the main one, the files."""
     setup_logger(distributed_rank=comm.get_rank(), name="fvcore")
     config_file = model_zoo.find_config_file(args.config_file)
     cfg = proposal_network_config(prepare(load_config(config_file, args.opts)))
@@ -107,10 +86,3 @@ def write(proposals: list[Proposals], file: Path) -> None:
     file.parent.mkdir(parents=True, exist_ok=True)
     with open_atomically(file) as stream:
         pickle.dump(content, stream, protocol=4)
-
-
-if __name__ == "__main__":
-    arguments = parse_arguments()
-    with exit_on_user_error():
-        check_gpus(arguments.num_gpus)
-        launch(main, arguments.num_gpus, dist_url=arguments.dist_url, args=(arguments,))

@@ -1,12 +1,4 @@
-#!/usr/bin/env python
-"""Count from which levels adaptive feature pooling takes its features, as the paper's Figure 3.
-
-The boxes that a head pools are grouped by the level that FPN would assign them to. For each group
-the program prints the share of the max-fused features that every level supplied, and writes
-levels.csv and levels.png. Features that are 0 in all levels count for none; of equal levels the
-first counts. Of a cascade, the box head is its first stage. With TEST.AUG.ENABLED True an image is
-seen in all its views, as when the model is evaluated.
-"""
+"""``panet analyze-levels``: the sources of adaptive feature pooling, as in Figure 3."""
 
 import argparse
 import csv
@@ -32,38 +24,13 @@ from panet.evaluation.level_shares import LevelShares, count_level_shares
 from panet.evaluation.tta.views import batches_of_like_size, build_view_mapper, make_views
 from panet.prepare import prepare
 from panet.utils.device import keep_freed_memory
-from panet.utils.errors import UserError, add_debug_argument, exit_on_user_error
+from panet.utils.errors import UserError
 
 BOXES = {"box": "proposals", "mask": "detections"}
 
 
-def parse_arguments() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument(
-        "--config-file", required=True, help="a file, or a name of panet.model_zoo.list_configs()"
-    )
-    parser.add_argument(
-        "--head", choices=BOXES, default="box", help="box: of proposals; mask: of detections"
-    )
-    parser.add_argument("--dataset", help="a registered one; by default those of DATASETS.TEST")
-    parser.add_argument("--max-images", type=int, help="stop after so many")
-    parser.add_argument("--output-dir", type=Path, default=Path("output/levels"))
-    add_debug_argument(parser)
-    parser.add_argument(
-        "opts",
-        nargs=argparse.REMAINDER,
-        help="configuration KEY VALUE pairs, such as MODEL.WEIGHTS model_final.pth",
-    )
-    return parser.parse_args()
-
-
-@exit_on_user_error()
-def main() -> None:
-    args = parse_arguments()
-    if args.max_images is not None and args.max_images < 1:
-        raise UserError(f"--max-images is {args.max_images}; it must be at least 1.")
+def main(args: argparse.Namespace) -> None:
+    """Run the command."""
     cfg = prepare(load_config(model_zoo.find_config_file(args.config_file), args.opts))
     cfg.freeze()
     if cfg.MODEL.DEVICE == "cpu":
@@ -73,8 +40,8 @@ def main() -> None:
     datasets = [args.dataset] if args.dataset else cfg.DATASETS.TEST
     if not datasets:
         raise UserError("DATASETS.TEST is empty; name a dataset with --dataset.")
-    loaders = [PANetTrainer.build_test_loader(cfg, dataset) for dataset in datasets]
-    number = sum(map(len, loaders))
+    loaders: list[Any] = [PANetTrainer.build_test_loader(cfg, dataset) for dataset in datasets]
+    number = sum(len(loader) for loader in loaders)
     if args.max_images is not None:
         number = min(number, args.max_images)
     images = islice(chain.from_iterable(chain.from_iterable(loaders)), number)
@@ -152,7 +119,3 @@ def draw(result: LevelShares, head: str, path: Path) -> None:
     axes.legend(title="assigned by FPN's rule to")
     axes.set_title(f"Adaptive feature pooling, {head} head")
     figure.savefig(path, dpi=150)
-
-
-if __name__ == "__main__":
-    main()

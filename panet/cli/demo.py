@@ -1,8 +1,4 @@
-#!/usr/bin/env python
-"""Train PANet on the embedded dataset, evaluate it, draw what it sees and report.
-
-An interrupted run is continued; one that finished is only evaluated and drawn again.
-"""
+"""``panet demo``: train, evaluate and visualize PANet on the embedded dataset."""
 
 import argparse
 import io
@@ -10,7 +6,7 @@ import json
 import logging
 import sys
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, redirect_stdout
 from pathlib import Path
 from typing import Any
@@ -20,17 +16,19 @@ import numpy.typing as npt
 import torch
 from detectron2.config import CfgNode
 from detectron2.data import DatasetCatalog, MetadataCatalog
-from detectron2.engine import default_setup
+from detectron2.engine import HookBase, default_setup
 from detectron2.evaluation.testing import flatten_results_dict
+from detectron2.utils import comm
 from detectron2.utils.events import EventStorage
 from detectron2.utils.logger import setup_logger
 from PIL import Image
 from tabulate import tabulate
+from torch import nn
 from tqdm import tqdm
 
 from panet.config import load_config
 from panet.engine import PANetTrainer
-from panet.engine.hooks import EarlyLook, ProgressBar
+from panet.engine.hooks import ProgressBar
 from panet.evaluation import draw_comparison
 from panet.model_zoo import get_config_file
 from panet.prepare import prepare
@@ -46,26 +44,9 @@ NUM_EARLY_DETECTIONS = 8
 """To be drawn in each of these, for an early model is sure of nothing."""
 
 
-def parse_arguments() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--output-dir", type=Path, default=Path("output/demo"))
-    parser.add_argument(
-        "--setup-seconds", type=float, default=0.0, help="what the set-up took, for results.json"
-    )
-    parser.add_argument(
-        "--early-pictures-after",
-        type=float,
-        default=45.0,
-        metavar="SECONDS",
-        help="from the start of the program to pictures of what the model has learned by then",
-    )
-    parser.add_argument("opts", nargs=argparse.REMAINDER, help="configuration KEY VALUE pairs")
-    return parser.parse_args()
-
-
-def main() -> None:
+def main(args: argparse.Namespace) -> None:
+    """Run the command."""
     program_start = time.perf_counter()
-    args = parse_arguments()
     cfg = prepare(load_config(get_config_file("quick/panet_R18_shapes.yaml"), args.opts))
     cfg.OUTPUT_DIR = str(args.output_dir)
     cfg.freeze()
@@ -112,6 +93,45 @@ def main() -> None:
     print(f"model      {args.output_dir / 'model_final.pth'}")
     print(f"log        {args.output_dir / 'log.txt'}")
     print(f"curves     .venv/bin/tensorboard --logdir {args.output_dir}")
+
+
+class EarlyLook(HookBase):
+    """Saves a checkpoint once, early in training, and passes the model to a callback.
+
+    It has no effect on the training.
+    """
+
+    def __init__(self, seconds: float, show: Callable[[nn.Module, int], None]) -> None:
+        """
+        Args:
+            seconds: training time until then.
+            show: called after the current iteration with the model, in evaluation mode and
+                without gradients, and the number of iterations so far.
+        """
+        self.seconds = seconds
+        self.show = show
+        self.shown = False
+
+    def before_train(self) -> None:
+        self._start = time.perf_counter()
+
+    def after_step(self) -> None:
+        trainer = self.trainer
+        is_due = time.perf_counter() - self._start >= self.seconds
+        if self.shown or not is_due or not comm.is_main_process():
+            return
+        self.shown = True
+        trainer.checkpointer.save(f"model_{trainer.iter:07d}", iteration=trainer.iter)
+        trainer.model.eval()
+        with torch.no_grad():
+            self.show(trainer.model, trainer.iter + 1)
+        trainer.model.train()
+
+    def state_dict(self) -> dict[str, Any]:
+        return {"shown": self.shown}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        self.shown = state["shown"]
 
 
 def has_same_config(config_file: Path, cfg: CfgNode) -> bool:
@@ -205,10 +225,3 @@ def write_overview(pictures: Sequence[Picture], file: Path) -> None:
     rows = [np.concatenate(pictures[i : i + 2], axis=1) for i in range(0, len(pictures), 2)]
     file.parent.mkdir(parents=True, exist_ok=True)
     Image.fromarray(np.concatenate(rows)).save(file)
-
-
-if __name__ == "__main__":
-    try:
-        main()
-    except KeyboardInterrupt:
-        sys.exit("Interrupted. The same command continues from the last checkpoint.")

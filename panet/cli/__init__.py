@@ -1,0 +1,1 @@
+"""What the commands of `panet` do, a module each; their arguments are in `panet_cli.py`."""

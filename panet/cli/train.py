@@ -1,0 +1,66 @@
+"""``panet train``, ``panet eval`` and ``train_net.py``."""
+
+import argparse
+from typing import Any
+
+from detectron2.engine import default_setup
+from detectron2.utils import comm
+from detectron2.utils.logger import setup_logger
+
+from panet.compat.detectron2_launch import launch
+from panet.config import load_config
+from panet.config_files import find_config_file
+from panet.engine import LazyTrainer, PANetTrainer
+from panet.lazy_config import load_lazy_config
+from panet.prepare import prepare
+from panet.utils.device import check_gpus, keep_freed_memory, limit_cpu_threads
+from panet.utils.errors import exit_on_user_error
+
+
+def main(args: argparse.Namespace) -> None:
+    """Train, or evaluate if ``args.eval_only``, in ``args.num_gpus`` processes.
+
+    Args:
+        args: as of detectron2's ``default_argument_parser``.
+    """
+    check_gpus(args.num_gpus)
+    launch(
+        run,
+        args.num_gpus,
+        num_machines=args.num_machines,
+        machine_rank=args.machine_rank,
+        dist_url=args.dist_url,
+        args=(args,),
+    )
+
+
+@exit_on_user_error()
+def run(args: argparse.Namespace) -> Any:
+    """Train or evaluate in this process."""
+    trainer_class, cfg = setup(args)
+    trainer_class.check_data(cfg, ("TEST",) if args.eval_only else ("TRAIN", "TEST"))
+    if trainer_class.read_settings(cfg).device == "cpu":
+        limit_cpu_threads(comm.get_local_size())
+        keep_freed_memory()
+    if args.eval_only:
+        return trainer_class.evaluate(cfg, resume=args.resume)
+    trainer = trainer_class(cfg)
+    trainer.resume_or_load(resume=args.resume)
+    return trainer.train()
+
+
+def setup(args: argparse.Namespace) -> tuple[type[PANetTrainer], Any]:
+    """The configuration of the command line, and the trainer for its kind."""
+    trainer_class = PANetTrainer
+    if args.config_file:
+        args.config_file = find_config_file(args.config_file)
+    if args.config_file.endswith(".py"):
+        trainer_class = LazyTrainer
+        cfg = load_lazy_config(args.config_file, args.opts)
+    else:
+        cfg = prepare(load_config(args.config_file, args.opts))
+        cfg.freeze()
+    default_setup(cfg, args)
+    output_dir = trainer_class.read_settings(cfg).output_dir
+    setup_logger(output_dir, distributed_rank=comm.get_rank(), name="panet")
+    return trainer_class, cfg

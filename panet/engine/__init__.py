@@ -1,7 +1,6 @@
-"""Training and its surroundings."""
+"""Training."""
 
 from .lazy_trainer import LazyTrainer
-from .resumable import ResumableTrainer
 from .trainer import PANetTrainer
 
-__all__ = ["LazyTrainer", "PANetTrainer", "ResumableTrainer"]
+__all__ = ["LazyTrainer", "PANetTrainer"]

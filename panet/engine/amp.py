@@ -1,4 +1,4 @@
-"""Mixed precision without a GPU, and in bfloat16."""
+"""Mixed precision training in bfloat16."""
 
 import time
 
@@ -7,10 +7,9 @@ from detectron2.engine import SimpleTrainer
 
 
 class BFloat16Trainer(SimpleTrainer):
-    """Training steps whose forward pass runs under bfloat16 autocast, on the CPU or on CUDA.
+    """Training steps under bfloat16 autocast, on the CPU or CUDA.
 
-    bfloat16 has the range of float32, so that, unlike detectron2's ``AMPTrainer``, it needs no
-    scaling of the loss.
+    bfloat16 has the range of float32, so the loss needs no scaling, unlike with ``AMPTrainer``.
     """
 
     def run_step(self) -> None:

@@ -1,16 +1,12 @@
-"""Training hooks beside detectron2's."""
+"""Training hooks in addition to detectron2's."""
 
 import logging
 import sys
-import time
-from collections.abc import Callable
 from typing import Any
 
-import torch
 from detectron2.engine import HookBase
 from detectron2.utils import comm
 from detectron2.utils.env import seed_all_rng
-from torch import nn
 from tqdm import tqdm
 
 from panet.data.loader import derive_seed
@@ -19,15 +15,15 @@ logger = logging.getLogger(__name__)
 
 
 class SeedIteration(HookBase):
-    """Makes the random numbers of an iteration a function of the seed and its number.
+    """Seeds every iteration from the run's seed and the iteration's number.
 
-    A resumed run then samples the RoIs and anchors that an undisturbed one would have sampled.
+    A resumed run thus samples the same RoIs and anchors as an uninterrupted one.
     """
 
     def __init__(self, seed: int) -> None:
         """
         Args:
-            seed: the run's seed, the same on all processes.
+            seed: of the run, the same in all processes.
         """
         self.seed = seed
 
@@ -49,49 +45,10 @@ class SeedIteration(HookBase):
             )
 
 
-class EarlyLook(HookBase):
-    """Shows once, early in a training, what the model has learned so far, and saves a checkpoint.
-
-    What it shows is no part of the training: a run with it ends as one without it.
-    """
-
-    def __init__(self, seconds: float, show: Callable[[nn.Module, int], None]) -> None:
-        """
-        Args:
-            seconds: of training until then; the iteration that goes on is finished.
-            show: gets the model, in evaluation mode and without gradients, and the number of
-                iterations that it was trained.
-        """
-        self.seconds = seconds
-        self.show = show
-        self.shown = False
-
-    def before_train(self) -> None:
-        self._start = time.perf_counter()
-
-    def after_step(self) -> None:
-        trainer = self.trainer
-        is_due = time.perf_counter() - self._start >= self.seconds
-        if self.shown or not is_due or not comm.is_main_process():
-            return
-        self.shown = True
-        trainer.checkpointer.save(f"model_{trainer.iter:07d}", iteration=trainer.iter)
-        trainer.model.eval()
-        with torch.no_grad():
-            self.show(trainer.model, trainer.iter + 1)
-        trainer.model.train()
-
-    def state_dict(self) -> dict[str, Any]:
-        return {"shown": self.shown}
-
-    def load_state_dict(self, state: dict[str, Any]) -> None:
-        self.shown = state["shown"]
-
-
 class ProgressBar(HookBase):
-    """A bar with the losses and the time left, for people who watch.
+    """A progress bar with the losses and the remaining time.
 
-    While it is shown, detectron2's lines with the same figures go to the log file only.
+    While it is shown, detectron2 writes its metrics to the log file only.
     """
 
     def __init__(self, period: int = 10) -> None:
@@ -135,7 +92,7 @@ class ProgressBar(HookBase):
 
 
 def progress_bars() -> list[HookBase]:
-    """A :class:`ProgressBar` where people watch: in the main process, at a terminal."""
+    """A :class:`ProgressBar` for the main process at a terminal, else nothing."""
     return [ProgressBar()] if comm.is_main_process() and sys.stderr.isatty() else []
 
 

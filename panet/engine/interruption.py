@@ -1,4 +1,4 @@
-"""Stopping on Ctrl-C and SIGTERM without losing what was learned."""
+"""Saving a checkpoint on SIGINT and SIGTERM."""
 
 import logging
 import os
@@ -17,13 +17,12 @@ logger = logging.getLogger(__name__)
 
 
 class StopOnSignal(HookBase):
-    """Finishes the iteration after SIGINT or SIGTERM, saves a checkpoint, and ends the training.
+    """On SIGINT or SIGTERM, finishes the iteration, saves a checkpoint and ends the training.
 
-    It ends by ``KeyboardInterrupt`` or, after SIGTERM, ``SystemExit`` with status 143. In several
-    processes one that got the signal stops all, an iteration later. A second signal has its usual
-    effect at once, and so has the first one after the last iteration, when there is nothing to be
-    lost. If it comes during the last iteration, detectron2 still evaluates before the training
-    ends.
+    It raises ``KeyboardInterrupt`` or, after SIGTERM, ``SystemExit`` with status 143. With several
+    processes, a signal to any of them stops all, one iteration later. A second signal, and a first
+    one after the last iteration, has its default effect. A signal during the last iteration takes
+    effect after detectron2's final evaluation.
     """
 
     def __init__(self) -> None:
@@ -49,7 +48,7 @@ class StopOnSignal(HookBase):
 
     def _receive(self, number: int, _frame: FrameType | None) -> None:
         if os.getpid() != self._process:
-            # A fork has inherited this, such as a worker of a pool, which is ended by SIGTERM.
+            # Inherited by a fork, such as a pool's worker, which SIGTERM must end.
             signal.signal(number, signal.SIG_DFL)
             os.kill(os.getpid(), number)
             return
@@ -70,7 +69,7 @@ class StopOnSignal(HookBase):
             self.trainer.checkpointer.save(f"model_{iteration:07d}", iteration=iteration)
         if comm.is_main_process():
             logger.warning(
-                "Stopped after iteration %d, which is saved; continue with --resume.",
+                "Stopped after iteration %d and saved a checkpoint; resume with --resume.",
                 iteration,
             )
         if number == signal.SIGINT:
@@ -78,10 +77,10 @@ class StopOnSignal(HookBase):
         raise SystemExit(128 + number)
 
     def _received_anywhere(self, is_last: bool) -> int:
-        """The signal that a process got, 0 if none did; the same in all processes.
+        """The signal that any process received, or 0; the same in all processes.
 
-        That of the iteration before, for GPUs are still busy with this one; after the last one
-        that of both.
+        It is read an iteration late, so as not to wait for GPUs; at the last iteration also the
+        current one is read.
         """
         if comm.get_world_size() == 1:
             return self._received

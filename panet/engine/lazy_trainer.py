@@ -1,9 +1,9 @@
-"""The trainer for configurations in Python."""
+"""The trainer for Python configurations."""
 
 import copy
 from collections.abc import Iterable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from detectron2.config import LazyConfig, instantiate
@@ -28,20 +28,24 @@ from panet.lazy_config import dataset_names, replace_cuda_only_norms
 from panet.modeling.build import lay_out
 
 from .hooks import progress_bars
-from .resumable import ResumableTrainer, RunSettings
+from .trainer import PANetTrainer, RunSettings
 
 
-class LazyTrainer(ResumableTrainer):
-    """The trainer for configurations of :func:`panet.lazy_config.load_lazy_config`.
+class LazyTrainer(PANetTrainer):
+    """:class:`PANetTrainer` for configurations of :func:`panet.lazy_config.load_lazy_config`.
 
-    It reads ``model``, ``optimizer``, ``lr_multiplier``, ``dataloader`` and ``train`` as
-    detectron2's ``lazyconfig_train_net.py`` does; ``dataloader.evaluator`` may be absent or None
-    for no evaluation. Loaders of :func:`panet.data.loader.build_train_loader` resume with the run.
+    It reads ``model``, ``optimizer``, ``lr_multiplier``, ``dataloader`` and ``train`` like
+    detectron2's ``lazyconfig_train_net.py``. Without ``dataloader.evaluator`` it does not evaluate.
+    Custom datasets, TTA and ensembles need a YAML configuration.
     """
 
-    amp_dtype_key = "train.amp.dtype"
-    learning_rate_key = "optimizer.lr"
-    num_workers_key = "dataloader.train.num_workers"
+    amp_dtype_key: ClassVar[str] = "train.amp.dtype"
+    learning_rate_key: ClassVar[str] = "optimizer.lr"
+    num_workers_key: ClassVar[str] = "dataloader.train.num_workers"
+
+    @classmethod
+    def prepare(cls, cfg: DictConfig) -> DictConfig:
+        return cfg
 
     @classmethod
     def read_settings(cls, cfg: DictConfig) -> RunSettings:
@@ -59,12 +63,9 @@ class LazyTrainer(ResumableTrainer):
 
     @classmethod
     def check_data(cls, cfg: DictConfig, splits: Sequence[str] = ("TRAIN", "TEST")) -> None:
-        """See :class:`ResumableTrainer`; data that ``names`` in ``cfg`` do not name passes."""
         for split in splits:
             if split == "TRAIN" or _has_evaluation(cfg):
-                names = dataset_names(cfg, split.lower())
-                check_files(names)
-                _check_classes(cfg, names)
+                _check_data(cfg, split.lower())
 
     @classmethod
     def build_checkpointer(
@@ -82,19 +83,26 @@ class LazyTrainer(ResumableTrainer):
     def save_config(cls, cfg: DictConfig, file: Path) -> None:
         LazyConfig.save(cfg, str(file))
 
+    @classmethod
+    def evaluate(cls, cfg: DictConfig, resume: bool = False) -> dict[str, Any]:
+        return cls.test(cfg, cls._load_model(cfg, resume))
+
+    def verify(self, results: dict[str, Any] | None) -> None:
+        """Python configurations have no expected results."""
+
     def build_hooks(self) -> list[HookBase]:
         train = self.cfg.train
-        found = [*progress_bars(), hooks.IterationTimer(), hooks.LRScheduler()]
+        result = [*progress_bars(), hooks.IterationTimer(), hooks.LRScheduler()]
         if comm.is_main_process():
-            found.append(hooks.PeriodicCheckpointer(self.checkpointer, **train.checkpointer))
+            result.append(hooks.PeriodicCheckpointer(self.checkpointer, **train.checkpointer))
         if _has_evaluation(self.cfg):
-            # After the checkpoint, which is there then if the evaluation fails.
-            found.append(hooks.EvalHook(train.eval_period, self._test_and_keep_results))
+            # After the checkpoint, which survives a failing evaluation.
+            result.append(hooks.EvalHook(train.eval_period, self._evaluate))
         if comm.is_main_process():
-            found.append(hooks.PeriodicWriter(self.build_writers(), period=train.log_period))
-        return found
+            result.append(hooks.PeriodicWriter(self.build_writers(), period=train.log_period))
+        return result
 
-    def _test_and_keep_results(self) -> dict[str, Any]:
+    def _evaluate(self) -> dict[str, Any]:
         self._last_eval_results = self.test(self.cfg, self.model)
         return self._last_eval_results
 
@@ -125,33 +133,30 @@ class LazyTrainer(ResumableTrainer):
 
     @classmethod
     def build_train_loader(cls, cfg: DictConfig) -> Iterable[Any]:
-        check_files(dataset_names(cfg, "train"))
-        loader: Iterable[Any] = instantiate(cfg.dataloader.train)
-        _check_classes(cfg, dataset_names(cfg, "train"))  # some are known only now
-        return loader
+        return _build_loader(cfg, "train")
 
     @classmethod
-    def build_test_loader(cls, cfg: DictConfig) -> Iterable[Any]:
-        check_files(dataset_names(cfg, "test"))
-        loader: Iterable[Any] = instantiate(cfg.dataloader.test)
-        _check_classes(cfg, dataset_names(cfg, "test"))
-        return loader
+    def build_test_loader(cls, cfg: DictConfig) -> Iterable[Any]:  # type: ignore[override]
+        return _build_loader(cfg, "test")
 
     @classmethod
-    def build_evaluator(cls, cfg: DictConfig) -> DatasetEvaluator:
+    def build_evaluator(cls, cfg: DictConfig) -> DatasetEvaluator:  # type: ignore[override]
         found = instantiate(cfg.dataloader.evaluator)
         found = [found] if isinstance(found, DatasetEvaluator) else found
         evaluators: list[DatasetEvaluator] = [InBackground(evaluator) for evaluator in found]
-        if has_event_storage():  # within a training
-            evaluators += [
-                PictureRecorder(name, cfg.train.eval_pictures)
-                for name in dataset_names(cfg, "test")
-            ]
+        if has_event_storage():  # during training
+            for name in dataset_names(cfg, "test"):
+                evaluators.append(PictureRecorder(name, cfg.train.eval_pictures))
         return DatasetEvaluators(evaluators)
 
     @classmethod
-    def test(cls, cfg: DictConfig, model: nn.Module) -> dict[str, Any]:
-        """Evaluate ``model`` with ``dataloader.evaluator`` on the data of ``dataloader.test``."""
+    def test(
+        cls,
+        cfg: DictConfig,
+        model: nn.Module,
+        evaluators: list[DatasetEvaluator] | None = None,
+    ) -> dict[str, Any]:
+        """Evaluate ``model`` on ``dataloader.test``, by default with ``dataloader.evaluator``."""
         if not _has_evaluation(cfg):
             return {}
         options = cfg.train.eval_optimize
@@ -159,8 +164,9 @@ class LazyTrainer(ResumableTrainer):
             key = "train.eval_optimize.dtype"
             model = optimize_by_name(model, key, options.dtype, options.compile)
         loader = cls.build_test_loader(cfg)
-        # The evaluator reads files that reading the dataset may write.
-        results: dict[str, Any] = inference_on_dataset(model, loader, cls.build_evaluator(cfg))
+        # Built after the loader, because loading a dataset may write the files it reads.
+        evaluator = DatasetEvaluators(evaluators) if evaluators else cls.build_evaluator(cfg)
+        results: dict[str, Any] = inference_on_dataset(model, loader, evaluator)
         if comm.is_main_process():
             print_csv_format(results)
         return results
@@ -170,7 +176,17 @@ def _has_evaluation(cfg: DictConfig) -> bool:
     return cfg.dataloader.get("evaluator") is not None
 
 
-def _check_classes(cfg: DictConfig, names: Sequence[str]) -> None:
+def _build_loader(cfg: DictConfig, which: str) -> Iterable[Any]:
+    check_files(dataset_names(cfg, which))
+    loader: Iterable[Any] = instantiate(cfg.dataloader[which])
+    _check_data(cfg, which)  # some datasets set their classes when they are loaded
+    return loader
+
+
+def _check_data(cfg: DictConfig, which: str) -> None:
+    """Check the files and classes of the datasets that ``names`` of a loader lists."""
+    names = dataset_names(cfg, which)
+    check_files(names)
     key = "model.roi_heads.num_classes"
     num_classes = OmegaConf.select(cfg, key)
     if num_classes is not None:

@@ -1,4 +1,4 @@
-"""Keeping the names of the images whose loss is infinite or NaN."""
+"""Recording the images of a batch with an infinite or NaN loss."""
 
 import json
 from pathlib import Path
@@ -12,16 +12,16 @@ from panet.utils.device import HostCopy
 
 
 class NonFiniteLosses:
-    """Watches a model in training, and writes down the last batch if a loss of it is not finite.
+    """Writes the file names of the last batch if one of its losses is infinite or NaN.
 
     Attributes:
-        file: where this process writes it, as JSON with "losses" and "file_names".
+        file: the JSON file of this process, with "losses" and "file_names".
     """
 
     def __init__(self, model: nn.Module, output_dir: Path) -> None:
         """
         Args:
-            model: takes batches in detectron2's input format and returns losses.
+            model: maps batches in detectron2's input format to losses.
             output_dir: folder of the run.
         """
         self.file = output_dir / f"non_finite_batch_{comm.get_rank()}.json"
@@ -31,7 +31,7 @@ class NonFiniteLosses:
         model.register_forward_hook(self._keep)
 
     def _keep(self, module: nn.Module, inputs: tuple[Any, ...], output: Any) -> None:
-        """Keep the losses without waiting for the device, which is to go on with their gradient."""
+        """Copy the losses to the host without waiting for the device."""
         if not module.training or not isinstance(output, dict):
             return
         losses = {name: loss for name, loss in output.items() if isinstance(loss, Tensor)}
@@ -42,7 +42,7 @@ class NonFiniteLosses:
         self._batch = inputs[0]
 
     def check(self) -> None:
-        """Write the file if a loss of the last batch is not finite."""
+        """Write the file if a loss of the last batch is infinite or NaN."""
         if self._losses is None:
             return
         losses, self._losses = self._losses.read(), None

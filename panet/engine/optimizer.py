@@ -1,4 +1,4 @@
-"""Optimizers beside detectron2's SGD."""
+"""SGD and AdamW."""
 
 import torch
 from detectron2.config import CfgNode
@@ -14,8 +14,8 @@ from panet.utils.choices import check_choice
 def build_optimizer(cfg: CfgNode, model: nn.Module) -> torch.optim.Optimizer:
     """The optimizer that ``SOLVER.OPTIMIZER`` names, with detectron2's parameter groups.
 
-    For AdamW, positional biases, layer scales and whatever else is neither weight nor bias of a
-    layer in a timm backbone decay like norms, by ``SOLVER.WEIGHT_DECAY_NORM``.
+    With AdamW, the parameters of a timm backbone that are neither a layer's weight nor its bias,
+    such as position embeddings and layer scales, decay by ``SOLVER.WEIGHT_DECAY_NORM``.
 
     Raises:
         ValueError: if it is neither "SGD" nor "AdamW".
@@ -23,7 +23,7 @@ def build_optimizer(cfg: CfgNode, model: nn.Module) -> torch.optim.Optimizer:
     check_choice("SOLVER.OPTIMIZER", cfg.SOLVER.OPTIMIZER, ("SGD", "AdamW"))
     if cfg.SOLVER.OPTIMIZER == "SGD":
         return build_sgd(cfg, model)
-    free = {
+    special = {
         name.rpartition(".")[2]
         for module in model.modules()
         if isinstance(module, TimmBackbone)
@@ -36,7 +36,7 @@ def build_optimizer(cfg: CfgNode, model: nn.Module) -> torch.optim.Optimizer:
         weight_decay_norm=cfg.SOLVER.WEIGHT_DECAY_NORM,
         bias_lr_factor=cfg.SOLVER.BIAS_LR_FACTOR,
         weight_decay_bias=cfg.SOLVER.WEIGHT_DECAY_BIAS,
-        overrides={name: {"weight_decay": cfg.SOLVER.WEIGHT_DECAY_NORM} for name in free},
+        overrides={name: {"weight_decay": cfg.SOLVER.WEIGHT_DECAY_NORM} for name in special},
     )
     adamw = maybe_add_gradient_clipping(cfg, torch.optim.AdamW)
     return adamw(params, lr=cfg.SOLVER.BASE_LR, fused=True)

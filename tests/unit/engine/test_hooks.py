@@ -1,13 +1,17 @@
-"""Hooks beside detectron2's."""
+"""The progress bar, and the demo's early look."""
 
+import re
 from pathlib import Path
 
+import pytest
 import torch
 from detectron2.config import CfgNode
+from detectron2.utils.logger import setup_logger
 from torch import nn
 
+from panet.cli.demo import EarlyLook
 from panet.engine import PANetTrainer
-from panet.engine.hooks import EarlyLook
+from panet.engine.hooks import ProgressBar, progress_bars
 
 
 def train(cfg: CfgNode, *hooks: EarlyLook, resume: bool = False) -> PANetTrainer:
@@ -53,3 +57,26 @@ def test_a_training_that_is_over_sooner_has_no_early_look(tiny_cfg: CfgNode) -> 
     train(tiny_cfg, EarlyLook(600.0, lambda _model, iterations: seen.append(iterations)))
     assert seen == []
     assert not Path(tiny_cfg.OUTPUT_DIR, "model_0000000.pth").exists()
+
+
+def test_progress_bar_replaces_the_metric_lines(
+    tiny_cfg: CfgNode, capsys: pytest.CaptureFixture[str]
+) -> None:
+    tiny_cfg.DATASETS.TEST = ()
+    logger = setup_logger()
+    trainer = PANetTrainer(tiny_cfg)
+    trainer.register_hooks([ProgressBar(period=1)])
+    trainer.train()
+    out, err = capsys.readouterr()
+    last = err.rstrip().rsplit("\r", 1)[-1]
+    assert "training: 100%" in last
+    assert "4/4" in last
+    assert re.search(r"rpn_cls=\d+\.\d{3}", last)
+    assert not any(handler.filters for handler in logger.handlers)
+    assert "loss_rpn_cls" not in out
+
+
+def test_progress_bar_is_for_terminals(monkeypatch: pytest.MonkeyPatch) -> None:
+    for is_terminal in (False, True):
+        monkeypatch.setattr("sys.stderr.isatty", lambda answer=is_terminal: answer, raising=False)
+        assert len(progress_bars()) == is_terminal

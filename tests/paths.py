@@ -7,6 +7,7 @@ import detectron2
 ROOT = Path(__file__).parents[1]
 CONFIGS = ROOT / "configs"
 BENCHMARKS = ROOT / "benchmarks"
+NUCLEI = ROOT / "projects" / "nuclei"
 
 _package = Path(detectron2.__file__).parent
 DETECTRON2_CONFIGS = next(

@@ -34,7 +34,8 @@ _SOURCES = {
     "lvis_": "lvisdataset.org, its images from cocodataset.org/#download",
     "cityscapes_": "www.cityscapes-dataset.com",
     "mapillary_vistas_": "www.mapillary.com/dataset/vistas",
-    "nuclei_": "bbbc.broadinstitute.org/BBBC038 and convert it, with tools/prepare_nuclei.py,",
+    "nuclei_": "bbbc.broadinstitute.org/BBBC038 and convert it, by projects/nuclei/"
+    "prepare_nuclei.py,",
     "voc_": "host.robots.ox.ac.uk/pascal/VOC",
     "ade20k_": "sceneparsing.csail.mit.edu",
 }

@@ -11,8 +11,7 @@ from panet.compat.detectron2_cityscapes import find_under_internal_name
 
 from . import shapes
 from .mapillary import register_vistas
-from .nuclei import register_nuclei
-from .nuclei_folds import register_nuclei_folds
+from .nuclei import register_nuclei, register_nuclei_folds
 
 
 def register_shapes(root: Path) -> None:

@@ -1,20 +1,25 @@
 """The nuclei as registered datasets, and the configurations that train on them."""
 
+import sys
 from pathlib import Path
 
 import pytest
 import torch
 from detectron2.data import DatasetCatalog, MetadataCatalog
 from detectron2.data.datasets import load_coco_json
-from paths import CONFIGS
+from paths import CONFIGS, NUCLEI
 from small_nuclei import HEIGHT, IDS, WIDTH, write_nuclei
 
 from panet import load_config
 from panet.data.availability import check_datasets
-from panet.data.nuclei import SPLITS, convert, find_sources, register_nuclei, to_coco, write_json
+from panet.data.nuclei import register_nuclei
 from panet.engine import PANetTrainer
 from panet.prepare import prepare
 from panet.utils.errors import UserError
+
+sys.path.append(str(NUCLEI))
+
+from stage1 import SPLITS, convert, find_sources, to_coco, write_json
 
 
 @pytest.fixture
@@ -56,7 +61,7 @@ def test_where_to_get_them_is_told() -> None:
         check_datasets(cfg, cfg.DATASETS.TRAIN)
     message = str(error.value)
     assert "BBBC038" in message
-    assert "tools/prepare_nuclei.py" in message
+    assert "projects/nuclei/prepare_nuclei.py" in message
     assert "DETECTRON2_DATASETS" in message
 
 

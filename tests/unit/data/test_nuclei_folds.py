@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 from detectron2.data import DatasetCatalog, MetadataCatalog
 
-from panet.data.nuclei_folds import NUM_FOLDS, choose_fold
+from panet.data.nuclei import NUM_FOLDS, choose_fold
 
 
 @pytest.fixture

@@ -8,16 +8,10 @@ from pathlib import Path
 
 from panet.utils.errors import UserError
 
-IMAGE_EXTENSIONS = frozenset(
-    f".{kind}"
-    for kind in (
-        *("avif", "bmp", "dib", "gif", "jfif", "jp2", "jpe", "jpeg", "jpg", "mpo", "pbm", "pgm"),
-        *("png", "pnm", "ppm", "tga", "tif", "tiff", "webp"),
-    )
-)
-VIDEO_EXTENSIONS = frozenset(
-    f".{kind}" for kind in ("avi", "m2ts", "m4v", "mkv", "mov", "mp4", "mpeg", "mpg", "mts", "ogv")
-) | {".webm", ".wmv"}
+_IMAGES = "avif bmp dib gif jfif jp2 jpe jpeg jpg mpo pbm pgm png pnm ppm tga tif tiff webp"
+_VIDEOS = "avi m2ts m4v mkv mov mp4 mpeg mpg mts ogv webm wmv"
+IMAGE_EXTENSIONS = frozenset(f".{name}" for name in _IMAGES.split())
+VIDEO_EXTENSIONS = frozenset(f".{name}" for name in _VIDEOS.split())
 """Lower-case extensions of files in folders. Files given explicitly may have any extension."""
 
 

@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Generator, Iterable
 from concurrent.futures import Future, ThreadPoolExecutor
-from queue import Empty, Full, Queue
+from queue import Full, Queue
 from threading import Event, Thread
 from typing import TypeVar
 
@@ -53,18 +53,9 @@ def read_ahead(
         submitter = Thread(target=submit_all, daemon=True)
         submitter.start()
         try:
-            while (result := _next(results)) is not None:
+            while (result := results.get()) is not None:
                 yield result.result()
         finally:
             stopped.set()
             submitter.join()
             pool.shutdown(cancel_futures=True)
-
-
-def _next(results: "Queue[Future[T] | None]") -> "Future[T] | None":
-    """Get the next item with a timeout, since an unlimited wait blocks Ctrl-C on some platforms."""
-    while True:
-        try:
-            return results.get(timeout=1.0)
-        except Empty:
-            continue

@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlparse
@@ -38,7 +39,7 @@ def prediction_settings(cfg: CfgNode) -> dict[str, Any]:
     values = {
         key: value
         for section in _KEYS
-        for key, value in _flatten(cfg[section], f"{section}.").items()
+        for key, value in _flatten(cfg[section], f"{section}.")
         if key not in _IGNORED and "_TRAIN" not in key
     }
     if cfg.TEST.ENSEMBLE.MEMBERS:
@@ -49,14 +50,12 @@ def prediction_settings(cfg: CfgNode) -> dict[str, Any]:
     return settings
 
 
-def _flatten(node: CfgNode, prefix: str) -> dict[str, Any]:
-    values: dict[str, Any] = {}
+def _flatten(node: CfgNode, prefix: str) -> Iterator[tuple[str, Any]]:
     for key, value in node.items():
         if isinstance(value, CfgNode):
-            values.update(_flatten(value, f"{prefix}{key}."))
+            yield from _flatten(value, f"{prefix}{key}.")
         else:
-            values[f"{prefix}{key}"] = value
-    return values
+            yield f"{prefix}{key}", value
 
 
 def _local_file(weights: str) -> Path:

@@ -207,6 +207,23 @@ class RCNNEnsemble(GeneralizedRCNNWithTTA):
         return kept
 
 
+def add_tta(cfg: CfgNode, model: nn.Module) -> nn.Module:
+    """Wrap a model with the TTA views, voting and box tightening enabled in ``cfg.TEST``.
+
+    Args:
+        cfg: keys ``TEST.AUG``, ``TEST.BOX_VOTING``, ``TEST.MASK_VOTING``, ``TEST.TIGHTEN_BOXES``.
+        model: a ``GeneralizedRCNN``, or any model if none of these is enabled.
+
+    Returns:
+        ``model`` itself if none is enabled, or if it is an :class:`RCNNEnsemble` already.
+
+    Raises:
+        UserError: if the model does not support them.
+    """
+    enabled = cfg.TEST.AUG.ENABLED or cfg.TEST.BOX_VOTING.ENABLED or cfg.TEST.TIGHTEN_BOXES
+    return RCNNEnsemble(cfg, [model]) if enabled and not isinstance(model, RCNNEnsemble) else model
+
+
 def _mean_boxes(boxes: Sequence[Tensor]) -> Tensor:
     """Average the boxes of all members, expanding class-agnostic ones to all classes."""
     most = max(b.shape[1] for b in boxes)

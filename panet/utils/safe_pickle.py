@@ -96,7 +96,9 @@ class _DataUnpickler(pickle.Unpickler):
             return None  # only an argument of _reconstruct, never called
         if (module, name) not in self.constructors:
             raise pickle.UnpicklingError(f"it names {module}.{name}, which could run code")
-        return self.constructors[module, name]
+        constructor = self.constructors[module, name]
+        # A new function each time: pickles can set attributes of what they get, e.g. __defaults__.
+        return lambda *arguments: constructor(*arguments)
 
 
 def _replace_placeholders(value: Any) -> Any:

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from panet.utils.errors import UserError
-from panet.utils.safe_pickle import load_pickle
+from panet.utils.safe_pickle import _array_from, load_pickle
 
 DATA = OrderedDict(
     ids=[7, "aachen_000000"],
@@ -120,6 +120,17 @@ def test_bytes_are_never_taken_for_objects(tmp_path: Path, dtype: bytes) -> None
 def test_the_forged_array_is_one_that_numpy_would_build() -> None:
     array = pickle.loads(forged(HIDDEN_OBJECT))
     assert array.dtype["a"].hasobject
+
+
+def test_files_cannot_change_the_reader(tmp_path: Path) -> None:
+    # Sets __defaults__ of numpy's _frombuffer, whose default order of the axes is "C".
+    content = (
+        b"\x80\x02cnumpy.core.numeric\n_frombuffer\n"
+        b"N}X\x0c\x00\x00\x00__defaults__X\x01\x00\x00\x00FN\x86s\x86b."
+    )
+    before = _array_from.__defaults__
+    load_pickle(written(tmp_path, content))
+    assert _array_from.__defaults__ == before
 
 
 @pytest.mark.parametrize("content", [b"", b"not a pickle", pickle.dumps(DATA)[:-30]])

@@ -145,11 +145,9 @@ class PAFPN(FPN):
     def output_shape(self) -> dict[str, ShapeSpec]:
         """Return channels and stride of every output, from fine to coarse."""
         shapes = super().output_shape()
-        channels = shapes[self._out_features[-1]].channels
-        stride = shapes[self._out_features[-1]].stride
-        for name in self._extra_levels:
-            stride *= 2
-            shapes[name] = ShapeSpec(channels=channels, stride=stride)
+        coarsest = shapes[self._out_features[-1]]
+        for i, name in enumerate(self._extra_levels, start=1):
+            shapes[name] = ShapeSpec(channels=coarsest.channels, stride=coarsest.stride * 2**i)
         return shapes
 
 

@@ -56,8 +56,8 @@ class AssignedLevelPooler(nn.Module):
             (1, R, C, output_size, output_size).
         """
         # ROIPooler would round the boxes to the precision of the features.
-        exact = torch.promote_types(x[0].dtype, torch.float32)
-        return self.pooler([level.to(exact) for level in x], box_lists)[None].to(x[0].dtype)
+        dtype = torch.promote_types(x[0].dtype, torch.float32)
+        return self.pooler([level.to(dtype) for level in x], box_lists)[None].to(x[0].dtype)
 
 
 class PooledLevels(Sequence[Tensor]):
@@ -188,10 +188,10 @@ def pool_level(x: Tensor, rois: Tensor, grid: Grid) -> Tensor:
     Returns:
         (R, C, bins, bins) in the dtype of ``x``.
     """
-    exact = torch.promote_types(x.dtype, torch.float32)
+    dtype = torch.promote_types(x.dtype, torch.float32)
     # torchvision would make a second copy of a channels-last map.
-    x_exact = x.to(exact, memory_format=torch.contiguous_format)
-    pooled = roi_align(x_exact, rois.to(exact), grid.bins, grid.scale, grid.samples, grid.aligned)
+    maps = x.to(dtype, memory_format=torch.contiguous_format)
+    pooled = roi_align(maps, rois.to(dtype), grid.bins, grid.scale, grid.samples, grid.aligned)
     return pooled.to(x.dtype)
 
 

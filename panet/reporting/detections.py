@@ -72,7 +72,7 @@ def read_detections(folder: Path, cfg: CfgNode) -> Detections:
 
 def _read_ground_truth(cfg: CfgNode, dataset: str) -> dict[str, Any]:
     check_datasets(cfg, (dataset,))
-    DatasetCatalog.get(dataset)  # generates the synthetic dataset
+    DatasetCatalog.get(dataset)  # generates the files of the synthetic dataset
     evaluator = build_evaluator(cfg, dataset)
     if not isinstance(evaluator, COCOEvaluator):
         raise UserError(

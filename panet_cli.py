@@ -12,13 +12,14 @@ import subprocess
 import sys
 import sysconfig
 import tempfile
+import warnings
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, TypeAlias
 
 import shtab
 
-_Commands: TypeAlias = "argparse._SubParsersAction[argparse.ArgumentParser]"
+_Commands: TypeAlias = "argparse._SubParsersAction[argparse.ArgumentParser]"  # noqa: SLF001
 
 DETECTRON2 = (
     "sal-detectron2==0.7.2"
@@ -74,6 +75,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     args = build_parser().parse_args(arguments)
     if args.module is None:
         return install_detectron2()
+    if not args.debug and not sys.warnoptions:
+        warnings.simplefilter("ignore")  # those of other packages, also in further processes
+        os.environ.setdefault("PYTHONWARNINGS", "ignore")
     try:
         errors = importlib.import_module("panet.utils.errors")
     except ModuleNotFoundError as error:
@@ -124,7 +128,7 @@ def _add_train(commands: _Commands) -> None:
     parser.add_argument("--resume", action="store_true", help="resume the run in OUTPUT_DIR")
     _add_launch(parser)
     _add_trailing_opts(parser)
-    parser.set_defaults(eval_only=False)
+    parser.set_defaults(eval_only=False, quiet=True)
 
 
 def _add_eval(commands: _Commands) -> None:
@@ -141,7 +145,7 @@ def _add_eval(commands: _Commands) -> None:
     )
     _add_launch(parser)
     _add_trailing_opts(parser)
-    parser.set_defaults(eval_only=True)
+    parser.set_defaults(eval_only=True, quiet=True)
 
 
 def _add_predict(commands: _Commands) -> None:

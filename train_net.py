@@ -9,5 +9,6 @@ from panet.utils.errors import add_debug_argument, exit_on_user_error
 if __name__ == "__main__":
     parser = default_argument_parser()
     add_debug_argument(parser)
+    parser.set_defaults(quiet=False)
     with exit_on_user_error():
         main(parser.parse_args())

@@ -1,13 +1,11 @@
 """``panet demo``: train, evaluate and visualize PANet on the embedded dataset."""
 
 import argparse
-import io
 import json
-import logging
 import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager, redirect_stdout
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -20,12 +18,11 @@ from detectron2.engine import HookBase, default_setup
 from detectron2.evaluation.testing import flatten_results_dict
 from detectron2.utils import comm
 from detectron2.utils.events import EventStorage
-from detectron2.utils.logger import setup_logger
 from PIL import Image
-from tabulate import tabulate
 from torch import nn
 from tqdm import tqdm
 
+from panet.cli import console
 from panet.config import load_config
 from panet.engine import PANetTrainer
 from panet.engine.hooks import ProgressBar
@@ -37,7 +34,6 @@ from panet.utils.device import keep_freed_memory
 
 Picture = npt.NDArray[np.uint8]
 
-METRICS = ("AP", "AP50", "AP75", "APs", "APm", "APl")
 NUM_PICTURES = 12
 NUM_EARLY_PICTURES = 4
 NUM_EARLY_DETECTIONS = 8
@@ -62,7 +58,7 @@ def main(args: argparse.Namespace) -> None:
     if cfg.MODEL.DEVICE == "cpu":
         keep_freed_memory()
     resume = has_same_config(args.output_dir / "config.yaml", cfg)
-    print_warnings_only(cfg.OUTPUT_DIR)
+    console.log_to_file(cfg.OUTPUT_DIR)
     default_setup(cfg, args)
     with stage("data", "Drawing the dataset ..."):
         for name in (*cfg.DATASETS.TRAIN, *cfg.DATASETS.TEST):
@@ -71,7 +67,7 @@ def main(args: argparse.Namespace) -> None:
     with stage("training", "Training ..."):
         elapsed = time.perf_counter() - program_start
         trainer = train(cfg, resume, folder, args.early_pictures_after - elapsed)
-    with stage("evaluation", "Evaluating ..."), redirect_stdout(io.StringIO()):  # pycocotools' own
+    with stage("evaluation", "Evaluating ..."), console.metrics_to_file():
         metrics = evaluate(cfg, trainer)
     with stage("pictures", "Drawing predictions ..."):
         draw_pictures(cfg, trainer.model, folder)
@@ -80,13 +76,12 @@ def main(args: argparse.Namespace) -> None:
         write_report(read_run(args.output_dir), report)
 
     results = {
-        task: {metric: round(metrics[task][metric], 2) for metric in METRICS}
+        task: {metric: round(metrics[task][metric], 2) for metric in console.METRICS}
         for task in ("bbox", "segm")
     }
     results_file = args.output_dir / "results.json"
     results_file.write_text(json.dumps({**results, "seconds": seconds}, indent=2) + "\n")
-    rows = [[task, *(results[task][metric] for metric in METRICS)] for task in results]
-    print(tabulate(rows, headers=["", *METRICS], floatfmt=".1f"))
+    console.print_results(results)
     print(f"\nreport     {report}")
     print(f"figures    {results_file}")
     print(f"pictures   {folder}")
@@ -137,16 +132,6 @@ class EarlyLook(HookBase):
 def has_same_config(config_file: Path, cfg: CfgNode) -> bool:
     """Whether what is in the output folder comes from this configuration."""
     return config_file.exists() and config_file.read_text() == cfg.dump()
-
-
-def print_warnings_only(output_dir: str) -> None:
-    """Leave detectron2's long reports to the log file."""
-    # Called with these very arguments again, as default_setup does, it adds no further handler.
-    fvcore_logger = setup_logger(output_dir, distributed_rank=0, name="fvcore")
-    for logger in (fvcore_logger, setup_logger(output_dir, distributed_rank=0)):
-        for handler in logger.handlers:
-            if getattr(handler, "stream", None) is sys.stdout:
-                handler.setLevel(logging.WARNING)
 
 
 def train(

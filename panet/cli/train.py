@@ -1,16 +1,19 @@
 """``panet train``, ``panet eval`` and ``train_net.py``."""
 
 import argparse
+import sys
 from typing import Any
 
 from detectron2.engine import default_setup
 from detectron2.utils import comm
 from detectron2.utils.logger import setup_logger
 
+from panet.cli import console
 from panet.compat.detectron2_launch import launch
 from panet.config import load_config
 from panet.config_files import find_config_file
 from panet.engine import LazyTrainer, PANetTrainer
+from panet.engine.hooks import ProgressBar
 from panet.lazy_config import load_lazy_config
 from panet.prepare import prepare
 from panet.utils.device import check_gpus, keep_freed_memory, limit_cpu_threads
@@ -21,7 +24,8 @@ def main(args: argparse.Namespace) -> None:
     """Train, or evaluate if ``args.eval_only``, in ``args.num_gpus`` processes.
 
     Args:
-        args: as of detectron2's ``default_argument_parser``.
+        args: as of detectron2's ``default_argument_parser``; ``quiet`` to print a summary, the
+            progress and the metrics instead of detectron2's log.
     """
     check_gpus(args.num_gpus)
     launch(
@@ -42,11 +46,29 @@ def run(args: argparse.Namespace) -> Any:
     if trainer_class.read_settings(cfg).device == "cpu":
         limit_cpu_threads(comm.get_local_size())
         keep_freed_memory()
+    if not args.quiet:
+        return train_or_evaluate(args, trainer_class, cfg)
+    with console.metrics_to_file():
+        results = train_or_evaluate(args, trainer_class, cfg)
+    if comm.is_main_process():
+        console.print_results(results)
+    return results
+
+
+def train_or_evaluate(
+    args: argparse.Namespace, trainer_class: type[PANetTrainer], cfg: Any
+) -> dict[str, Any] | None:
+    """Train or evaluate, and return the metrics on the main process."""
     if args.eval_only:
         return trainer_class.evaluate(cfg, resume=args.resume)
     trainer = trainer_class(cfg)
     trainer.resume_or_load(resume=args.resume)
-    return trainer.train()
+    if args.quiet and comm.is_main_process():
+        console.print_run(args.config_file, trainer)
+        if not sys.stderr.isatty():  # at a terminal the trainer has a bar
+            trainer.register_hooks([ProgressBar()])
+    results: dict[str, Any] | None = trainer.train()
+    return results
 
 
 def setup(args: argparse.Namespace) -> tuple[type[PANetTrainer], Any]:
@@ -60,7 +82,9 @@ def setup(args: argparse.Namespace) -> tuple[type[PANetTrainer], Any]:
     else:
         cfg = prepare(load_config(args.config_file, args.opts))
         cfg.freeze()
-    default_setup(cfg, args)
     output_dir = trainer_class.read_settings(cfg).output_dir
+    if args.quiet:
+        console.log_to_file(output_dir)
+    default_setup(cfg, args)
     setup_logger(output_dir, distributed_rank=comm.get_rank(), name="panet")
     return trainer_class, cfg

@@ -2,6 +2,7 @@
 
 import logging
 import sys
+import time
 from typing import Any
 
 from detectron2.engine import HookBase
@@ -46,17 +47,20 @@ class SeedIteration(HookBase):
 
 
 class ProgressBar(HookBase):
-    """A progress bar with the losses and the remaining time.
+    """Shows progress on standard error: a bar at a terminal, else a line every half minute.
 
-    While it is shown, detectron2 writes its metrics to the log file only.
+    Both have the total loss, the last mask or box AP and the remaining time. While it is shown,
+    detectron2 writes its metrics to the log file only.
     """
 
-    def __init__(self, period: int = 10) -> None:
+    def __init__(self, period: int = 10, seconds: float = 30.0) -> None:
         """
         Args:
-            period: iterations between updates of the losses.
+            period: iterations that the loss is a median of.
+            seconds: between lines, if standard error is not a terminal.
         """
         self.period = period
+        self.seconds = seconds
 
     def before_train(self) -> None:
         self._handlers = [
@@ -66,24 +70,46 @@ class ProgressBar(HookBase):
         ]
         for handler in self._handlers:
             handler.addFilter(_is_not_a_metric)
+        self._start = time.monotonic()
+        self._next_line = 0.0
         self.bar = tqdm(
             total=self.trainer.max_iter,
             initial=self.trainer.start_iter,
             desc="training",
-            unit="iter",
             dynamic_ncols=True,
-            mininterval=0.5 if sys.stderr.isatty() else 15.0,
+            mininterval=0.5,
+            bar_format="{desc} {percentage:3.0f}%|{bar}| {n_fmt}/{total_fmt} "
+            "[{elapsed}<{remaining}{postfix}]",
+            disable=not sys.stderr.isatty(),
         )
 
     def after_step(self) -> None:
-        if (self.trainer.iter + 1) % self.period == 0:
-            losses = {
-                name.removeprefix("loss_"): f"{history.median(self.period):.3f}"
-                for name, history in self.trainer.storage.histories().items()
-                if "loss" in name
-            }
-            self.bar.set_postfix(losses, refresh=False)
-        self.bar.update()
+        iteration = self.trainer.iter + 1
+        now = time.monotonic()
+        if not self.bar.disable:
+            if iteration % self.period == 0:
+                self.bar.set_postfix(self._figures(), refresh=False)
+            self.bar.update()
+        elif now >= self._next_line or iteration == self.trainer.max_iter:
+            self._next_line = now + self.seconds
+            done = iteration - self.trainer.start_iter
+            left = (now - self._start) / done * (self.trainer.max_iter - iteration)
+            figures = "".join(f", {name} {value}" for name, value in self._figures().items())
+            print(
+                f"training   {iteration:,}/{self.trainer.max_iter:,}{figures}, "
+                f"{tqdm.format_interval(left)} left",
+                file=sys.stderr,
+                flush=True,
+            )
+
+    def _figures(self) -> dict[str, str]:
+        storage = self.trainer.storage
+        latest = storage.latest()
+        figures = {"loss": f"{storage.history('total_loss').median(self.period):.2f}"}
+        for name in ("segm/AP", "bbox/AP"):
+            if name in latest:
+                return {**figures, "AP": f"{latest[name][0]:.1f}"}
+        return figures
 
     def after_train(self) -> None:
         self.bar.close()

@@ -62,6 +62,10 @@ class LazyTrainer(PANetTrainer):
         )
 
     @classmethod
+    def datasets(cls, cfg: DictConfig, split: str) -> Sequence[str]:
+        return dataset_names(cfg, split.lower())
+
+    @classmethod
     def check_data(cls, cfg: DictConfig, splits: Sequence[str] = ("TRAIN", "TEST")) -> None:
         for split in splits:
             if split == "TRAIN" or _has_evaluation(cfg):

@@ -141,6 +141,12 @@ class PANetTrainer(DefaultTrainer):
         )
 
     @classmethod
+    def datasets(cls, cfg: CfgNode, split: str) -> Sequence[str]:
+        """The names of the datasets of the split "TRAIN" or "TEST"."""
+        names: Sequence[str] = cfg.DATASETS[split]
+        return names
+
+    @classmethod
     def check_data(cls, cfg: CfgNode, splits: Sequence[str] = ("TRAIN", "TEST")) -> None:
         """Check that the datasets exist and fit the model.
 

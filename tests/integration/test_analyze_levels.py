@@ -60,7 +60,7 @@ def test_images_are_seen_as_in_testing(tmp_path: Path) -> None:
 
 def test_wrong_arguments_end_in_one_line(tmp_path: Path) -> None:
     for flags, message in (
-        (("--max-images", "0"), "--max-images is 0"),
+        (("--max-images", "0"), "--max-images: '0' is not"),
         (("--dataset", "shapes_vla"), "'shapes_vla' is not registered"),
         (("MODEL.ADAPTIVE_POOLING.FUSION", "sum"), "FUSION is 'sum'"),
         (("DATASETS.TEST", "()"), "DATASETS.TEST is empty"),

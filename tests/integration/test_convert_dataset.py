@@ -58,7 +58,7 @@ def test_wrong_arguments_end_in_one_line(tmp_path: Path, convert: Convert) -> No
     write_yolo(tmp_path)
     labels, output = tmp_path / "labels", tmp_path / "train.json"
     for arguments, message in (
-        (("--from", "voc", tmp_path / "gone", output), "There is no folder"),
+        (("--from", "voc", tmp_path / "gone", output), "there is no folder"),
         (("--from", "voc", labels, output), "JPEGImages; give the images with --images"),
         (("--from", "voc", labels, output, "--images", tmp_path), "There are no voc annotations"),
         (("--from", "labelme", labels, output), "There are no labelme annotations"),

@@ -25,7 +25,8 @@ def test_every_command_has_its_module_help_and_example(
     command: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
     module = commands()[command].get_default("module")
-    assert callable(importlib.import_module(f"panet.cli.{module}").main)
+    if module is not None:  # install-detectron2 works without the package
+        assert callable(importlib.import_module(f"panet.cli.{module}").main)
     with pytest.raises(SystemExit, match="0"):
         panet_cli.main([command, "--help"])
     assert f"example:\n  panet {command}" in capsys.readouterr().out
@@ -43,7 +44,7 @@ def test_examples_are_valid(command: str, tmp_path: Path, monkeypatch: pytest.Mo
     for line in epilog.splitlines()[1:]:
         program, *arguments = line.split()
         assert program == "panet"
-        assert panet_cli.build_parser().parse_args(arguments).module
+        panet_cli.build_parser().parse_args(arguments)
 
 
 @pytest.mark.parametrize(

@@ -59,19 +59,26 @@ def test_a_training_that_is_over_sooner_has_no_early_look(tiny_cfg: CfgNode) -> 
     assert not Path(tiny_cfg.OUTPUT_DIR, "model_0000000.pth").exists()
 
 
-def test_progress_bar_replaces_the_metric_lines(
-    tiny_cfg: CfgNode, capsys: pytest.CaptureFixture[str]
+@pytest.mark.parametrize("is_terminal", [False, True])
+def test_progress_replaces_the_metric_lines(
+    is_terminal: bool,
+    tiny_cfg: CfgNode,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     tiny_cfg.DATASETS.TEST = ()
     logger = setup_logger()
     trainer = PANetTrainer(tiny_cfg)
-    trainer.register_hooks([ProgressBar(period=1)])
+    monkeypatch.setattr("sys.stderr.isatty", lambda: is_terminal, raising=False)
+    trainer.register_hooks([ProgressBar(period=1, seconds=0.0)])
     trainer.train()
     out, err = capsys.readouterr()
-    last = err.rstrip().rsplit("\r", 1)[-1]
-    assert "training: 100%" in last
-    assert "4/4" in last
-    assert re.search(r"rpn_cls=\d+\.\d{3}", last)
+    if is_terminal:
+        assert re.search(r"training 100%\|.*\| 4/4 \[.*, loss=\d+\.\d\d\]", err)
+    else:
+        lines = [line for line in err.splitlines() if line.startswith("training")]
+        assert len(lines) == 4
+        assert re.fullmatch(r"training   4/4, loss \d+\.\d\d, 00:00 left", lines[-1])
     assert not any(handler.filters for handler in logger.handlers)
     assert "loss_rpn_cls" not in out
 

@@ -1,0 +1,81 @@
+"""What a training command prints; everything else goes to ``log.txt``."""
+
+import io
+import logging
+import sys
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager, redirect_stdout
+from typing import Any
+
+import torch
+from detectron2.data import MetadataCatalog
+from detectron2.utils import comm
+from detectron2.utils.logger import setup_logger
+from tabulate import tabulate
+
+from panet.engine import PANetTrainer
+from panet.utils import cpu
+
+METRICS = ("AP", "AP50", "AP75", "APs", "APm", "APl")
+
+
+def log_to_file(output_dir: str) -> None:
+    """Send all messages but warnings to ``log.txt``."""
+    # default_setup's calls with exactly these arguments add no handlers.
+    rank = comm.get_rank()
+    loggers = (
+        setup_logger(output_dir, distributed_rank=rank, name="fvcore"),
+        setup_logger(output_dir, distributed_rank=rank),
+        setup_logger(output_dir, distributed_rank=rank, name="panet"),
+    )
+    for logger in loggers:
+        for handler in logger.handlers:
+            if getattr(handler, "stream", None) is sys.stdout:
+                handler.setLevel(logging.WARNING)
+    # detectron2's report on the environment makes it warn that there is no CUDA.
+    logging.getLogger("torch.utils.cpp_extension").setLevel(logging.ERROR)
+
+
+@contextmanager
+def metrics_to_file() -> Iterator[None]:
+    """Keep the tables that COCO's evaluation prints off the terminal; the log has them too."""
+    with redirect_stdout(io.StringIO()):
+        yield
+
+
+def print_run(config_file: str, trainer: PANetTrainer) -> None:
+    """Print what is about to be trained, on what, and where the results go."""
+    settings = trainer.settings
+    parameters = sum(parameter.numel() for parameter in trainer.model.parameters())
+    device = torch.device(settings.device)
+    if device.type == "cpu":
+        name = f"CPU ({cpu.name()}), {torch.get_num_threads()} threads"
+    else:
+        name = torch.cuda.get_device_name(device)
+    precision = settings.amp_dtype if settings.amp_enabled else "float32"
+    rows = {
+        "model": f"{config_file or 'defaults'}, {parameters / 1e6:.1f} M parameters",
+        "weights": settings.weights or "random",
+        "device": f"{comm.get_world_size()} x {name}, {precision}",
+        "train": _describe(trainer.datasets(trainer.cfg, "TRAIN")),
+        "test": _describe(trainer.datasets(trainer.cfg, "TEST")),
+        "schedule": f"iterations {trainer.start_iter:,} to {settings.max_iter:,}",
+        "output": settings.output_dir,
+    }
+    for key, value in rows.items():
+        print(f"{key:10} {value}", file=sys.stderr, flush=True)
+
+
+def _describe(names: Sequence[str]) -> str:
+    if not names:
+        return "none"
+    classes = len(MetadataCatalog.get(names[0]).get("thing_classes", ()))
+    return f"{', '.join(names)}" + (f", {classes:,} classes" if classes else "")
+
+
+def print_results(results: Mapping[str, Any] | None) -> None:
+    """Print COCO's metrics of every task as a table."""
+    tables = {task: values for task, values in (results or {}).items() if "AP" in values}
+    if tables:
+        rows = [[task, *(values.get(name) for name in METRICS)] for task, values in tables.items()]
+        print(tabulate(rows, headers=["", *METRICS], floatfmt=".1f"))

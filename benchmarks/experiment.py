@@ -20,8 +20,8 @@ from detectron2 import __version__ as detectron2_version
 from detectron2.config import CfgNode
 from filelock import FileLock, Timeout
 from initial_weights import build_initial_model, copy_common_weights
+from macs import count_macs
 from measure import machine
-from multiply_adds import count_multiply_adds
 
 from panet import load_config
 from panet.engine import PANetTrainer
@@ -182,7 +182,7 @@ def _facts(model: torch.nn.Module, cfg: CfgNode) -> Result:
     device = next(model.parameters()).device
     return {
         "parameters": sum(parameter.numel() for parameter in model.parameters()),
-        "multiply_adds": count_multiply_adds(
+        "multiply_adds": count_macs(
             model,
             IMAGE_SIZE,
             cfg.MODEL.RPN.POST_NMS_TOPK_TEST,

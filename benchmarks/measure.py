@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from multiply_adds import flop_counter
+from macs import flop_counter
 from pooling import pooling_speedup
 from rows import BASELINE, ROWS, Row
 from stages import StageClock

@@ -27,7 +27,7 @@ import ablation  # noqa: E402
 from components import ROWS, Row  # noqa: E402
 from experiment import Experiment  # noqa: E402
 from initial_weights import build_initial_model  # noqa: E402
-from multiply_adds import count_multiply_adds  # noqa: E402
+from macs import count_macs  # noqa: E402
 
 from panet.data.loader import build_train_loader  # noqa: E402
 from panet.data.mapper import InstanceMapMapper  # noqa: E402
@@ -247,10 +247,10 @@ def test_the_shared_layer_is_one_and_all_else_is_as_with_four(experiment: Experi
     assert len(optimized) == len({id(p) for p in optimized}) == len(ours)
 
 
-def test_multiply_adds_of_one_more_proposal(experiment: Experiment) -> None:
+def test_macs_of_one_more_proposal(experiment: Experiment) -> None:
     cfg = experiment.load_config(ROWS["mask-rcnn"], 1)
     model = PANetTrainer.build_model(cfg).train()
-    counts = [count_multiply_adds(model, 64, proposals, 3) for proposals in (10, 11)]
+    counts = [count_macs(model, 64, proposals, 3) for proposals in (10, 11)]
     channels, width, classes = 32, 32, 4
     outputs = classes + 1 + 4 * classes
     expected = channels * 7 * 7 * width + width * width + width * outputs

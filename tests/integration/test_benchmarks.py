@@ -20,7 +20,7 @@ import measure
 import pooling
 import rows
 import training
-from multiply_adds import flop_counter
+from macs import flop_counter
 
 CPU = torch.device("cpu")
 STAGES = {"rest", "backbone", "pyramid", "rpn", "pooling", "box head", "mask head"}

@@ -4,6 +4,7 @@ import sys
 from collections.abc import Callable
 from typing import Any
 
+import needs
 import pytest
 import torch
 from detectron2.config import CfgNode
@@ -20,7 +21,7 @@ from panet.modeling.build import build_model as build_fast_model
 
 sys.path.append(str(ROOT / "benchmarks"))
 
-from multiply_adds import flop_counter
+from macs import flop_counter
 
 pytestmark = [
     pytest.mark.filterwarnings("ignore::torch.jit.TracerWarning"),
@@ -53,6 +54,7 @@ MODELS: dict[str, list[Any]] = {
     "mmdetection's pyramid": ["MODEL.BACKBONE.NAME", "build_resnet_mmdet_pafpn_backbone"],
 }
 every_model = pytest.mark.parametrize("options", MODELS.values(), ids=MODELS)
+on_every_device = pytest.mark.parametrize("device", needs.DEVICES)
 # Not the size of the image that a model is traced with.
 SIZES = [(96, 128), (64, 96), (97, 65)]
 
@@ -83,20 +85,28 @@ def assert_traced_alike(model: nn.Module) -> None:
             torch.testing.assert_close(ours, reference, rtol=1e-4, atol=1e-4)
 
 
+@on_every_device
 @every_model
-def test_traced(tiny_cfg: CfgNode, options: list[Any]) -> None:
+def test_traced(tiny_cfg: CfgNode, options: list[Any], device: torch.device) -> None:
+    tiny_cfg.MODEL.DEVICE = str(device)
     assert_traced_alike(find_much(build_model(configured(tiny_cfg, options))).eval())
 
 
 @pytest.mark.parametrize("options", [MODELS["2fc"], MODELS["heavier"]], ids=["2fc", "heavier"])
 @pytest.mark.parametrize("optimized", [False, True])
-def test_fast_models_are_traced_too(tiny_cfg: CfgNode, options: list[Any], optimized: bool) -> None:
+@on_every_device
+def test_fast_models_are_traced_too(
+    tiny_cfg: CfgNode, options: list[Any], optimized: bool, device: torch.device
+) -> None:
+    tiny_cfg.MODEL.DEVICE = str(device)
     model = find_much(build_fast_model(configured(tiny_cfg, options))).eval()
     assert_traced_alike(optimize_for_inference(model) if optimized else model)
 
 
+@on_every_device
 @every_model
-def test_scripted(tiny_cfg: CfgNode, options: list[Any]) -> None:
+def test_scripted(tiny_cfg: CfgNode, options: list[Any], device: torch.device) -> None:
+    tiny_cfg.MODEL.DEVICE = str(device)
     model = find_much(build_model(configured(tiny_cfg, options))).eval()
     expected = [detect(model, batch(*size))[0]["instances"] for size in SIZES]
     fields = {
@@ -119,7 +129,7 @@ def test_scripted(tiny_cfg: CfgNode, options: list[Any]) -> None:
 
 
 @every_model
-def test_multiply_adds_are_counted(tiny_cfg: CfgNode, options: list[Any]) -> None:
+def test_macs_are_counted(tiny_cfg: CfgNode, options: list[Any]) -> None:
     model = find_much(build_model(configured(tiny_cfg, options))).eval()
     inputs = batch(96, 128)
     with torch.no_grad(), flop_counter() as counter:

@@ -10,7 +10,7 @@ from small_models import write_model
 
 sys.path.append(str(BENCHMARKS))
 
-import testing_tricks
+import tta
 
 
 @pytest.fixture
@@ -19,12 +19,12 @@ def arguments(tiny_cfg: CfgNode, tmp_path: Path) -> list[str]:
     first = write_model(tiny_cfg, tmp_path / "first", seed=3)
     second = write_model(tiny_cfg, tmp_path / "second", seed=4)
     weights = ["--weights", str(first.weights), str(second.weights)]
-    return ["testing_tricks.py", "--config-file", str(first.config_file), *weights]
+    return ["tta.py", "--config-file", str(first.config_file), *weights]
 
 
 def run(arguments: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(sys, "argv", arguments)
-    testing_tricks.main()
+    tta.main()
 
 
 def test_a_row_for_each_trick(
@@ -42,7 +42,7 @@ def test_a_row_for_each_trick(
 
 
 def test_every_row_differs_from_the_first_in_what_it_is_called() -> None:
-    table = testing_tricks.rows(96, [["a.yaml", "a.pth"], ["b.yaml", "b.pth"]])
+    table = tta.rows(96, [["a.yaml", "a.pth"], ["b.yaml", "b.pth"]])
     for name, changes in table.items():
         assert ("TEST.BOX_VOTING.ENABLED" in changes) == (
             "box voting" in name or "both" in name or "the same" in name

@@ -43,9 +43,7 @@ def _count_added_convolution(
     return 2 * math.prod(total) * math.prod(weight[1:])
 
 
-def count_multiply_adds(
-    model: nn.Module, size: int, num_proposals: int, num_detections: int
-) -> int:
+def count_macs(model: nn.Module, size: int, num_proposals: int, num_detections: int) -> int:
     """Multiply-adds of the convolutions and matrix products for one image.
 
     Args:

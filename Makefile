@@ -1,11 +1,13 @@
-# Targets: demo (train, evaluate and picture PANet on the embedded dataset), test, test-fast, install,
-# lint, types, format, lock. Variables: PYTHON, the interpreter to set up with; DETECTRON2, see tools/install.sh.
+# Targets: demo (train, evaluate and visualize PANet on the embedded dataset), test, test-fast, install,
+# lint, types, docs, format, lock. Variables: PYTHON, the interpreter to set up with; TORCH=cpu, PyTorch without
+# CUDA; DETECTRON2, see tools/install.sh.
 
 PYTHON ?= python3
 DETECTRON2 ?=
+TORCH ?=
 BIN := .venv/bin
 
-.PHONY: demo test test-fast install lint types format lock
+.PHONY: demo test test-fast install lint types docs format lock
 
 demo:
 	@start=$$(date +%s); $(MAKE) --no-print-directory install && \
@@ -19,7 +21,7 @@ test-fast: install
 	$(BIN)/python -m pytest -q -n auto -m "not integration"
 
 install:
-	@PYTHON="$(PYTHON)" tools/install.sh "$(DETECTRON2)"
+	@PYTHON="$(PYTHON)" TORCH="$(TORCH)" tools/install.sh "$(DETECTRON2)"
 
 lint: install
 	$(BIN)/ruff check .
@@ -28,6 +30,9 @@ lint: install
 
 types: install
 	$(BIN)/mypy
+
+docs: install
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --quiet --strict
 
 format: install
 	$(BIN)/ruff check --fix .

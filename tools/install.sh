@@ -6,7 +6,8 @@
 # DETECTRON2 is a folder with detectron2's source, used as it is, or anything else that pip can
 # install, or "default": upstream's Python code as packaged on PyPI. Left out, it is what .venv has
 # already, the default in a new one.
-# PYTHON names the interpreter to make .venv with, python3 by default.
+# PYTHON names the interpreter to make .venv with, python3 by default. TORCH=cpu installs PyTorch
+# without CUDA, from the index TORCH_INDEX, by default PyTorch's own.
 #
 # Safe to repeat: what is in place is not installed again. Safe to interrupt: where it stopped
 # among the packages, the next call starts over with a new .venv.
@@ -42,17 +43,35 @@ make_venv() {
 # Every package is listed in requirements.lock, so pip need not look for more: it would bring a
 # second OpenCV that needs a display.
 install_packages() {
-  local lock pins
-  lock=$(sha256sum requirements.lock)
+  local lock pins requirements=requirements.lock quiet=(--quiet) index=() size=", 3 GB, most of it for CUDA"
+  if [[ -z ${TORCH:-} && -e $venv/packages.stamp && $(<"$venv/packages.stamp") == *" cpu" ]]; then
+    TORCH=cpu # as .venv has it
+  fi
+  lock="$(sha256sum requirements.lock) ${TORCH:-}"
   if is_done packages "$lock"; then
     return
+  fi
+  if [[ ${TORCH:-} == cpu ]]; then
+    requirements=$venv/requirements-cpu.lock
+    cpu_requirements <requirements.lock >"$requirements"
+    index=(--extra-index-url "${TORCH_INDEX:-https://download.pytorch.org/whl/cpu}")
+    size=
+  elif ! command -v nvidia-smi >/dev/null; then
+    echo "There is no NVIDIA GPU; TORCH=cpu installs a PyTorch without CUDA, from download.pytorch.org."
+  fi
+  if [[ -t 1 ]]; then
+    quiet=() # pip shows what it downloads, with a bar
   fi
   begin packages
   mapfile -t pins < <(grep -E '^(pip|setuptools)==' requirements.lock)
   "$python" -m pip install --quiet "${pins[@]}"
-  echo "Installing the packages of requirements.lock, 3 GB to download with CUDA's ..."
-  "$python" -m pip install --quiet --no-deps --no-build-isolation -r requirements.lock
+  echo "Installing the packages of requirements.lock$size ..."
+  "$python" -m pip install "${quiet[@]}" --no-deps --no-build-isolation "${index[@]}" -r "$requirements"
   finish packages "$lock"
+}
+
+cpu_requirements() { # the lock file without CUDA
+  sed -E '/^(cuda-|nvidia-|triton==)/d; s/^(torch|torchvision)==([0-9.]+)/\1==\2+cpu/'
 }
 
 install_detectron2() { # install_detectron2 WANTED

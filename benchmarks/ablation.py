@@ -1,13 +1,13 @@
-"""Compares PANet with Mask R-CNN, one component after another.
+"""Compare PANet with Mask R-CNN, one component at a time.
 
-Every row is the same configuration with other heads or another pyramid, and is trained once with
-each seed: from the same random weights where rows have the same layers, on the same images in the
-same order, for the same number of iterations. A training that was stopped goes on, and one that is
-finished is never repeated. The same command may run several times at once, on several cores or
-GPUs: each takes what no other has begun. What there is so far is in ablation.csv, one line a
-training, ablation.md, tables with one line a row, and ablation.png.
+Each row is the same configuration with other heads or another pyramid. It is trained once per seed,
+for the same number of iterations on the same images in the same order; rows start from the same
+random weights wherever they have the same layers. Interrupted trainings resume, and finished ones
+are not repeated. To use several cores or GPUs, start the same command several times: each process
+takes trainings that no other process has started. The results so far are in ablation.csv (a line
+per training), ablation.md (tables with a line per row) and ablation.png.
 
-Further configuration keys and their values, for all rows, go last, after "--".
+Additional configuration keys and values, for all rows, go last, after "--".
 """
 
 import argparse
@@ -27,7 +27,7 @@ from panet.utils.cpu import has_fast_bfloat16
 from panet.utils.device import keep_freed_memory
 from panet.utils.errors import UserError, add_debug_argument, exit_on_user_error
 
-KEYS_OF_ARGUMENTS = {
+ARGUMENT_OF_KEY = {
     "MODEL.DEVICE": "--device",
     "OUTPUT_DIR": "--output-dir",
     "SEED": "--seeds",
@@ -38,72 +38,52 @@ KEYS_OF_ARGUMENTS = {
 
 
 def parse_arguments() -> argparse.Namespace:
-    """The command line."""
+    """Parse the command line."""
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    default_device = "cuda" if torch.cuda.is_available() else "cpu"
-    default_config, default_output = "nuclei/panet_R18_nuclei.yaml", "output/ablation"
-    parser.add_argument(
-        "--config-file",
-        default=default_config,
-        metavar="FILE",
-        help=f"name or path; default: {default_config}",
-    )
-    parser.add_argument(
-        "--output-dir",
-        type=Path,
-        default=Path(default_output),
-        metavar="DIR",
-        help=f"default: {default_output}",
-    )
-    parser.add_argument(
-        "--rows",
-        nargs="+",
-        choices=ROWS,
-        default=list(ROWS),
-        metavar="ROW",
-        help=f"default: all of {', '.join(ROWS)}",
-    )
-    parser.add_argument(
-        "--seeds", nargs="+", type=int, default=[1, 2, 3], metavar="SEED", help="default: 1 2 3"
-    )
-    parser.add_argument("--iterations", type=int, help="default: those of the configuration")
-    parser.add_argument("--device", default=default_device)
-    parser.add_argument("--dtype", choices=("float32", "bfloat16"), default="float32")
-    parser.add_argument(
-        "--keep-weights", action="store_true", help="of finished trainings, as model_final.pth"
-    )
-    parser.add_argument("opts", nargs="*", metavar="KEY VALUE")
+    add, default = parser.add_argument, "default: %(default)s"
+    config_file, output = "nuclei/panet_R18_nuclei.yaml", Path("output/ablation")
+    add("--config-file", default=config_file, metavar="FILE", help=f"path or name; {default}")
+    add("--output-dir", type=Path, default=output, metavar="DIR", help=default)
+    all_rows = f"default: all of {', '.join(ROWS)}"
+    add("--rows", nargs="+", choices=ROWS, default=list(ROWS), metavar="ROW", help=all_rows)
+    seeds = [1, 2, 3]
+    add("--seeds", nargs="+", type=int, default=seeds, metavar="SEED", help="default: 1 2 3")
+    add("--iterations", type=int, help="default: SOLVER.MAX_ITER of the configuration")
+    add("--device", default="cuda" if torch.cuda.is_available() else "cpu", help=default)
+    add("--dtype", choices=("float32", "bfloat16"), default="float32", help=default)
+    add("--keep-weights", action="store_true", help="keep model_final.pth of finished trainings")
+    add("opts", nargs="*", metavar="KEY VALUE")
     add_debug_argument(parser)
     args = parser.parse_args()
     if min(args.seeds) < 0:
-        parser.error("--seeds must not be negative, which stands for random ones")
+        parser.error("--seeds must not be negative: a negative seed is a random one")
     if args.iterations is not None and args.iterations < 1:
         parser.error("--iterations must be at least 1")
     return args
 
 
 def check_keys(keys: Sequence[str]) -> None:
-    """Check that keys of the command line have an effect.
+    """Check that keys from the command line have an effect.
 
     Raises:
-        UserError: if a row or an argument decides one of them.
+        UserError: if a row or another argument sets one of them.
     """
-    of_rows = {key for row in ROWS.values() for key in row.changes}
+    row_keys = {key for row in ROWS.values() for key in row.changes}
     for key in keys:
-        if key in of_rows:
-            raise UserError(f"{key} is among what the rows differ in; choose rows with --rows.")
-        if key in KEYS_OF_ARGUMENTS:
-            raise UserError(f"{key} is set by {KEYS_OF_ARGUMENTS[key]}; leave it out.")
+        if key in row_keys:
+            raise UserError(f"{key} is set by the rows; choose rows with --rows.")
+        if key in ARGUMENT_OF_KEY:
+            raise UserError(f"{key} is set by {ARGUMENT_OF_KEY[key]}; remove it.")
 
 
-def read_experiment(args: argparse.Namespace) -> Experiment:
-    """What the command line asks for.
+def build_experiment(args: argparse.Namespace) -> Experiment:
+    """Build the experiment that the command line describes.
 
     Raises:
-        UserError: if there is no such configuration, it cannot be compared, a key that is given
-            has no effect, or the CPU cannot compute in ``--dtype``.
+        UserError: if the configuration does not exist or does not evaluate masks on one dataset, a
+            key has no effect, or the CPU does not support ``--dtype``.
     """
     on_cpu = torch.device(args.device).type == "cpu"
     if args.dtype == "bfloat16" and on_cpu and not has_fast_bfloat16():
@@ -127,24 +107,24 @@ def read_experiment(args: argparse.Namespace) -> Experiment:
 
 @exit_on_user_error()
 def main() -> None:
-    """Train what is not there yet, and write what there is."""
+    """Run the missing trainings and write the comparison after each one."""
     args = parse_arguments()
-    experiment = read_experiment(args)
+    experiment = build_experiment(args)
     experiment.check()
     if torch.device(args.device).type == "cpu":
         keep_freed_memory()
-    # All rows of a seed before the next seed, to have something to compare early.
+    # All rows of a seed before the next seed, so that rows can be compared early.
     runs = [(ROWS[name], seed) for seed, name in product(args.seeds, args.rows)]
     with tqdm(runs, "trainings") as bar:
         for row, seed in bar:
             bar.set_postfix_str(f"{row.name}, seed {seed}")
             experiment.run(row, seed)
-            # Processes that share the trainings would otherwise write the same files at once.
+            # Keeps processes that share the trainings from writing the same files at once.
             with FileLock(args.output_dir / "lock"):
                 if results := experiment.results():
                     write_comparison(results, args.output_dir)
     table = args.output_dir / "ablation.md"
-    print(table.read_text() if table.exists() else "Other processes are at all of these.")
+    print(table.read_text() if table.exists() else "Other processes run all of these trainings.")
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""The inputs of the benchmarks: random pixels, and the same boxes for every model."""
+"""Inputs of the benchmarks: random images, and boxes that are the same for every model."""
 
 import contextlib
 import math
@@ -18,10 +18,10 @@ NUM_OBJECTS = 12
 
 
 def random_boxes(count: int, generator: torch.Generator) -> Tensor:
-    """(count, 4) boxes inside the image, in pixels.
+    """Sample (count, 4) boxes inside the image, in pixels.
 
-    The square root of the area is log-uniform from 16 to 512 pixels, the aspect ratio from 1/2
-    to 2: as many small boxes as large ones.
+    The square root of the area is log-uniform from 16 to 512 pixels and the aspect ratio from 1/2
+    to 2, so that there are as many small boxes as large ones.
     """
     height, width = IMAGE_SIZE
     u = torch.rand(4, count, generator=generator)
@@ -33,14 +33,14 @@ def random_boxes(count: int, generator: torch.Generator) -> Tensor:
 
 
 def jittered_boxes(boxes: Tensor, count: int, generator: torch.Generator) -> Tensor:
-    """(count, 4) boxes that overlap those given by well over one half."""
-    chosen = boxes[torch.arange(count) % len(boxes)]
-    size = (chosen[:, 2:] - chosen[:, :2]).repeat(1, 2)
-    return chosen + (torch.rand(count, 4, generator=generator) - 0.5) * 0.1 * size
+    """Return (count, 4) copies, each side moved by at most 5 %, so that the IoU is above 0.8."""
+    copies = boxes[torch.arange(count) % len(boxes)]
+    size = (copies[:, 2:] - copies[:, :2]).repeat(1, 2)
+    return copies + (torch.rand(count, 4, generator=generator) - 0.5) * 0.1 * size
 
 
 def proposals(boxes: Tensor, device: torch.device) -> Instances:
-    """What a proposal generator gives for one image."""
+    """Convert boxes to the output of a proposal generator for one image."""
     instances = Instances(IMAGE_SIZE)
     instances.proposal_boxes = Boxes(boxes.to(device))
     instances.objectness_logits = torch.linspace(5, -5, len(boxes), device=device)
@@ -48,7 +48,7 @@ def proposals(boxes: Tensor, device: torch.device) -> Instances:
 
 
 def detections(boxes: Tensor, device: torch.device) -> Instances:
-    """What a box head gives for one image."""
+    """Convert boxes to the output of a box head for one image."""
     instances = Instances(IMAGE_SIZE)
     instances.pred_boxes = Boxes(boxes.to(device))
     instances.scores = torch.linspace(0.99, 0.06, len(boxes), device=device)
@@ -57,7 +57,7 @@ def detections(boxes: Tensor, device: torch.device) -> Instances:
 
 
 def ellipses(boxes: Tensor) -> PolygonMasks:
-    """A mask for each box, the ellipse that it bounds, as the polygon that COCO would have."""
+    """Return the ellipse inscribed in each box as a polygon mask."""
     angle = torch.linspace(0, 2 * math.pi, 33)[:-1]
     circle = torch.stack([angle.cos(), angle.sin()], dim=1)
     center, radius = (boxes[:, :2] + boxes[:, 2:]) / 2, (boxes[:, 2:] - boxes[:, :2]) / 2
@@ -66,7 +66,7 @@ def ellipses(boxes: Tensor) -> PolygonMasks:
 
 
 def images(count: int, generator: torch.Generator) -> list[dict[str, Any]]:
-    """Images of random pixels in detectron2's input format."""
+    """Create images of random pixels in detectron2's input format."""
     height, width = IMAGE_SIZE
     return [
         {"image": torch.randint(256, (3, height, width), generator=generator, dtype=torch.uint8)}
@@ -74,8 +74,8 @@ def images(count: int, generator: torch.Generator) -> list[dict[str, Any]]:
     ]
 
 
-def labelled_images(count: int, generator: torch.Generator) -> list[dict[str, Any]]:
-    """Images of random pixels, each with a dozen objects."""
+def labeled_images(count: int, generator: torch.Generator) -> list[dict[str, Any]]:
+    """Create images of random pixels with ``NUM_OBJECTS`` annotated objects each."""
     batch = images(count, generator)
     for image in batch:
         boxes = random_boxes(NUM_OBJECTS, generator)
@@ -92,27 +92,30 @@ def labelled_images(count: int, generator: torch.Generator) -> list[dict[str, An
 def forced(
     model: nn.Module, proposed: list[Instances], detected: list[Instances] | None = None
 ) -> Iterator[None]:
-    """Have the model compute its proposals and detections, and go on with these instead."""
+    """Make the model compute its proposals and detections, but continue with these instead.
+
+    Args:
+        model: a ``GeneralizedRCNN``.
+        proposed: proposals for each image.
+        detected: detections for each image; None keeps those of the model.
+    """
+    predictor = model.roi_heads.box_predictor
+    infer = predictor.inference
 
     def replace_proposals(_module: nn.Module, _inputs: Any, output: Any) -> Any:
         return proposed, output[1]
 
-    predictor = model.roi_heads.box_predictor
-    infer = predictor.inference
-
     def replace_detections(*args: Any) -> Any:
         infer(*args)
-        # Later steps write to them.
         copies = [Instances(i.image_size, **i.get_fields()) for i in detected]
-        for copy in copies:
+        for copy in copies:  # later steps modify them in place
             copy.pred_boxes = copy.pred_boxes.clone()
         return copies, None
 
+    replacement = infer if detected is None else replace_detections
     hook = model.proposal_generator.register_forward_hook(replace_proposals)
     try:
-        with contextlib.ExitStack() as stack:
-            if detected is not None:
-                stack.enter_context(mock.patch.object(predictor, "inference", replace_detections))
+        with mock.patch.object(predictor, "inference", replacement):
             yield
     finally:
         hook.remove()

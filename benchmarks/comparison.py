@@ -1,10 +1,10 @@
-"""What the trainings of the ablation come to: a table of runs, some of rows, and a plot."""
+"""The comparison of the ablation's rows: a table of trainings, tables of rows, and a plot."""
 
 import csv
 import io
 import math
 import statistics
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -19,74 +19,68 @@ from panet.utils.atomic import open_atomically
 TASKS = {"bbox": "box", "segm": "mask"}
 METRICS = ("AP", "AP50", "AP75", "APs", "APm", "APl")
 
-Value = Callable[[Result], float]
-
 
 def write_comparison(results: Sequence[Result], folder: Path) -> None:
     """Write ablation.csv, ablation.md and ablation.png.
 
     Args:
-        results: of finished trainings, at least one.
-        folder: to write into.
+        results: results of finished trainings, at least one.
+        folder: the folder to write into.
     """
-    for name, text in {"csv": _runs(results), "md": _markdown(results)}.items():
+    for name, text in {"csv": _csv(results), "md": _markdown(results)}.items():
         with open_atomically(folder / f"ablation.{name}", "w") as file:
             file.write(text)
     with open_atomically(folder / "ablation.png") as file:
         _plot(results).savefig(file, format="png", dpi=150)
 
 
-def _runs(results: Sequence[Result]) -> str:
-    """A line for each training."""
-    facts = ("iterations", "seconds_per_iteration", "parameters", "multiply_adds")
-    about = ("device", "machine")
-    metrics = [f"{name} {metric}" for name in TASKS.values() for metric in METRICS]
+def _csv(results: Sequence[Result]) -> str:
+    """Format a line per training."""
+    costs = ("iterations", "seconds_per_iteration", "parameters", "multiply_adds")
     versions = sorted({name for result in results for name in result["versions"]})
+    lines = [
+        {name: result[name] for name in ("row", "seed")}
+        | {
+            f"{label} {metric}": result["metrics"][task][metric]
+            for task, label in TASKS.items()
+            for metric in METRICS
+        }
+        | {name: result[name] for name in (*costs, "device", "machine")}
+        | {name: result["versions"].get(name, "") for name in versions}
+        for result in results
+    ]
     output = io.StringIO()
-    writer = csv.writer(output, lineterminator="\n")
-    writer.writerow(["row", "seed", *metrics, *facts, *about, *versions])
-    for result in results:
-        writer.writerow(
-            [
-                result["row"],
-                result["seed"],
-                *(result["metrics"][task][metric] for task in TASKS for metric in METRICS),
-                *(result[name] for name in facts + about),
-                *(result["versions"].get(name, "") for name in versions),
-            ]
-        )
+    writer = csv.DictWriter(output, lines[0], lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(lines)
     return output.getvalue()
 
 
 def _markdown(results: Sequence[Result]) -> str:
-    """Tables of masks, boxes and costs; a line for each row, with means and standard deviations."""
-    tables = [_table(_quality(results, "segm")), _table(_quality(results, "bbox"))]
-    tables.append(_table(_costs(results)))
-    first = results[0]
+    """Format tables of masks, boxes and costs, with means and standard deviations per row."""
+    tables = [_quality(results, "segm"), _quality(results, "bbox"), _costs(results)]
     seeds = sorted({result["seed"] for result in results})
     machines = sorted({f"{result['device']} ({result['machine']})" for result in results})
-    tables.append(
-        f"{first['iterations']:,} iterations from the same random weights on the same data; seeds "
-        f"{', '.join(map(str, seeds))}; {', '.join(machines)}. Figures are means over the seeds "
-        "\u00b1 their standard deviation; gains are over the seeds that both rows have. "
-        "Multiply-adds are those of one image at the limits of proposals and detections. Time is "
-        f"the median of an iteration's, divided by that of {BASELINE.label}; it depends on what "
-        "else the machine did.\n"
+    note = (
+        f"{results[0]['iterations']:,} iterations from the same random weights on the same data; "
+        f"seeds {', '.join(map(str, seeds))}; {', '.join(machines)}. Values are means \u00b1 "
+        "standard deviations over the seeds; gains are over the seeds that both rows have. MACs "
+        "are for one image with the maximum numbers of proposals and detections. Time is the "
+        f"median time of an iteration as a ratio to that of {BASELINE.label}; other programs on "
+        "the machine influence it.\n"
     )
-    return "\n\n".join(tables)
+    texts = [tabulate(t, headers="keys", tablefmt="pipe", disable_numparse=True) for t in tables]
+    return "\n\n".join([*texts, note])
 
 
-def _table(lines: Sequence[Mapping[str, str]]) -> str:
-    return tabulate(lines, headers="keys", tablefmt="pipe", disable_numparse=True)
-
-
-def _quality(results: Sequence[Result], task: str) -> list[dict[str, str]]:
+def _quality(results: Sequence[Result], task: str) -> list[Mapping[str, str]]:
     lines = []
     for row in _rows(results):
-        runs = _of(row, results)
+        runs = _select(results, row)
         line = {"": row.label, "seeds": str(len(runs))}
         for metric in METRICS:
-            line[f"{TASKS[task]} {metric}"] = _spread([_metric(task, metric)(run) for run in runs])
+            values = [run["metrics"][task][metric] for run in runs]
+            line[f"{TASKS[task]} {metric}"] = _mean_and_deviation(values)
         reference = ROWS[row.reference] if row.reference else None
         line["gain"] = _gain(task, row, reference, results)
         line["over"] = reference.label if reference else ""
@@ -95,39 +89,40 @@ def _quality(results: Sequence[Result], task: str) -> list[dict[str, str]]:
     return lines
 
 
-def _costs(results: Sequence[Result]) -> list[dict[str, str]]:
-    baseline = [result["seconds_per_iteration"] for result in _of(BASELINE, results)]
+def _costs(results: Sequence[Result]) -> list[Mapping[str, str]]:
+    def seconds(row: Row) -> float:
+        runs = _select(results, row)
+        return statistics.median(run["seconds_per_iteration"] for run in runs)
+
+    baseline = seconds(BASELINE) if _select(results, BASELINE) else None
     lines = []
     for row in _rows(results):
-        runs = _of(row, results)
-        seconds = statistics.median(run["seconds_per_iteration"] for run in runs)
+        run = _select(results, row)[0]
         lines.append(
             {
                 "": row.label,
-                "10^6 parameters": f"{runs[0]['parameters'] / 1e6:.2f}",
-                "10^9 multiply-adds": f"{runs[0]['multiply_adds'] / 1e9:.2f}",
-                "time": f"{seconds / statistics.median(baseline):.2f}" if baseline else "",
+                "parameters, millions": f"{run['parameters'] / 1e6:.2f}",
+                "MACs, billions": f"{run['multiply_adds'] / 1e9:.2f}",
+                "time": f"{seconds(row) / baseline:.2f}" if baseline else "",
             }
         )
     return lines
 
 
 def _gain(task: str, row: Row, reference: Row | None, results: Sequence[Result]) -> str:
-    """In AP, over the row of reference, with the seeds that both have."""
+    """Format the gain in AP over the reference, over the seeds that both rows have."""
     if reference is None:
         return ""
-    ap = _metric(task, "AP")
-    former = {result["seed"]: ap(result) for result in _of(reference, results)}
-    runs = [run for run in _of(row, results) if run["seed"] in former]
-    return _spread([ap(run) - former[run["seed"]] for run in runs], sign="+")
+    ap, former = (
+        {run["seed"]: run["metrics"][task]["AP"] for run in _select(results, which)}
+        for which in (row, reference)
+    )
+    gains = [ap[seed] - former[seed] for seed in ap if seed in former]
+    return _mean_and_deviation(gains, sign="+")
 
 
-def _metric(task: str, metric: str) -> Value:
-    return lambda result: result["metrics"][task][metric]
-
-
-def _spread(values: Sequence[float], sign: str = "") -> str:
-    """Mean and, of several values, standard deviation; "" if there is nothing to measure."""
+def _mean_and_deviation(values: Sequence[float], sign: str = "") -> str:
+    """Format the mean and, for several values, their deviation; "" without values or with NaN."""
     if not values or any(map(math.isnan, values)):
         return ""
     mean = f"{statistics.fmean(values):{sign}.1f}"
@@ -135,39 +130,31 @@ def _spread(values: Sequence[float], sign: str = "") -> str:
 
 
 def _rows(results: Sequence[Result]) -> list[Row]:
-    return [row for row in ROWS.values() if _of(row, results)]
+    return [row for row in ROWS.values() if _select(results, row)]
 
 
-def _of(row: Row, results: Sequence[Result]) -> list[Result]:
+def _select(results: Sequence[Result], row: Row) -> list[Result]:
     return [result for result in results if result["row"] == row.name]
 
 
 def _plot(results: Sequence[Result]) -> Figure:
-    """Box and mask AP: a dot for each seed, and mean and standard deviation of the row."""
+    """Plot box and mask AP: a dot per seed, and the mean and standard deviation of each row."""
     rows = _rows(results)
     figure = Figure(figsize=(9.0, 1.2 + 0.36 * len(rows)), layout="constrained")
     panels: Any = figure.subplots(1, len(TASKS), sharey=True)
-    for axes, (task, name) in zip(panels, TASKS.items()):
-        _plot_task(axes, rows, results, _metric(task, "AP"))
-        axes.set_xlabel(f"{name} AP, %")
+    for axes, (task, label) in zip(panels, TASKS.items()):
+        for place, row in enumerate(rows):
+            _plot_row(axes, place, [r["metrics"][task]["AP"] for r in _select(results, row)])
+        axes.grid(alpha=0.3)
+        axes.spines[["top", "right"]].set_visible(False)
+        axes.set_xlabel(f"{label} AP, %")
     panels[0].set_yticks(range(len(rows)), [row.label for row in rows])
-    panels[0].set_ylim(len(rows) - 0.5, -0.5)  # the first row above
+    panels[0].set_ylim(len(rows) - 0.5, -0.5)  # the first row at the top
     return figure
 
 
-def _plot_task(axes: Axes, rows: Sequence[Row], results: Sequence[Result], value: Value) -> None:
-    for place, row in enumerate(rows):
-        values = [value(result) for result in _of(row, results)]
-        spread = statistics.stdev(values) if len(values) > 1 else math.nan
-        axes.plot(values, [place] * len(values), "o", color="0.6", markersize=4)
-        axes.errorbar(
-            statistics.fmean(values),
-            place,
-            xerr=spread,
-            fmt="D",
-            color="C0",
-            markersize=5,
-            capsize=3,
-        )
-    axes.grid(alpha=0.3)
-    axes.spines[["top", "right"]].set_visible(False)
+def _plot_row(axes: Axes, place: int, values: Sequence[float]) -> None:
+    spread = statistics.stdev(values) if len(values) > 1 else math.nan
+    axes.plot(values, [place] * len(values), "o", color="0.6", markersize=4)
+    mean, style = statistics.fmean(values), {"fmt": "D", "color": "C0", "markersize": 5}
+    axes.errorbar(mean, place, xerr=spread, capsize=3, **style)

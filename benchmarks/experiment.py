@@ -1,4 +1,4 @@
-"""One training of the ablation: a row and a seed, in a folder of its own."""
+"""The trainings of the ablation: one per row and seed, each in its own folder."""
 
 import json
 import logging
@@ -34,18 +34,18 @@ from panet.version import __version__ as panet_version
 Result = dict[str, Any]
 
 IMAGE_SIZE = 256
-"""Height and width of the image whose multiply-adds are counted."""
+"""Height and width, in pixels, of the image whose MACs are counted."""
 
 
 @dataclass(frozen=True)
 class Experiment:
-    """All trainings with one base configuration and budget.
+    """All trainings with the same base configuration and number of iterations.
 
     Attributes:
-        config_file: of the base configuration.
-        overrides: keys and values in turn, which all rows have in common.
-        folder: has the folder of each training, <row>/seed_<seed>.
-        keep_weights: whether finished trainings keep their last checkpoint, model_final.pth.
+        config_file: the base configuration.
+        overrides: alternating configuration keys and values, common to all rows.
+        folder: contains the folder of each training, <row>/seed_<seed>.
+        keep_weights: whether to keep the last checkpoint of finished trainings, model_final.pth.
     """
 
     config_file: str
@@ -54,51 +54,51 @@ class Experiment:
     keep_weights: bool = False
 
     def run_folder(self, row: Row, seed: int) -> Path:
-        """The folder of a training."""
+        """Return the folder of a training."""
         return self.folder / row.name / f"seed_{seed}"
 
     def load_config(self, row: Row, seed: int) -> CfgNode:
-        """The configuration of a training."""
+        """Load the configuration of a training."""
         own = ["SEED", str(seed), "OUTPUT_DIR", str(self.run_folder(row, seed))]
         cfg = prepare(load_config(self.config_file, [*self.overrides, *row.overrides(), *own]))
         cfg.freeze()
         return cfg
 
     def started(self) -> Iterator[tuple[Row, int]]:
-        """The trainings that have a configuration in their folder, finished or not."""
+        """Yield the trainings whose folder has a configuration, finished or not."""
         for row in ROWS.values():
             files = self.folder.glob(f"{row.name}/seed_*/config.yaml")
             for seed in sorted(int(file.parent.name.removeprefix("seed_")) for file in files):
                 yield row, seed
 
     def check(self) -> None:
-        """Check that all trainings in the folder are of this experiment.
+        """Check that all trainings in the folder belong to this experiment.
 
         Raises:
-            UserError: if one has another configuration, and so cannot be compared.
+            UserError: if one has another configuration, so that it cannot be compared.
         """
         for row, seed in self.started():
             file = self.run_folder(row, seed) / "config.yaml"
-            theirs = _flatten(yaml.safe_load(file.read_text()))
-            ours = _flatten(yaml.safe_load(self.load_config(row, seed).dump()))
-            keys = sorted(key for key in ours | theirs if ours.get(key) != theirs.get(key))
-            keys = [key for key in keys if key != "OUTPUT_DIR"]  # it may have been moved
+            saved = _flatten(yaml.safe_load(file.read_text()))
+            current = _flatten(yaml.safe_load(self.load_config(row, seed).dump()))
+            keys = {key for key in current | saved if current.get(key) != saved.get(key)}
+            keys.discard("OUTPUT_DIR")  # the folder may have been moved
             if keys:
                 raise UserError(
-                    f"{file.parent} is of a training with another configuration ("
-                    f"{', '.join(keys[:5])}), which these cannot be compared with; give another "
-                    "--output-dir."
+                    f"{file.parent} contains a training with a different configuration ("
+                    f"{', '.join(sorted(keys)[:5])}), which these trainings cannot be compared "
+                    "with; choose another --output-dir."
                 )
 
     def results(self) -> list[Result]:
-        """Those of the finished trainings, in the order of the rows."""
+        """Read the results of the finished trainings, in the order of the rows."""
         files = [self.run_folder(row, seed) / "result.json" for row, seed in self.started()]
         return [json.loads(file.read_text()) for file in files if file.is_file()]
 
     def run(self, row: Row, seed: int) -> None:
-        """Train and evaluate, from where it was stopped.
+        """Train and evaluate, or resume an interrupted training.
 
-        What is finished, or what another process is at, is left alone.
+        Does nothing if the training is finished or another process is running it.
 
         Raises:
             UserError, KeyboardInterrupt, SystemExit: see :meth:`PANetTrainer.train`.
@@ -106,7 +106,7 @@ class Experiment:
         folder = self.run_folder(row, seed)
         folder.mkdir(parents=True, exist_ok=True)
         try:
-            # The system releases it even if the process is killed.
+            # The operating system releases the lock even if the process is killed.
             lock = FileLock(folder / "lock").acquire(blocking=False)
         except Timeout:
             return
@@ -129,14 +129,11 @@ class Experiment:
             "row": row.name,
             "seed": seed,
             "metrics": metrics,
-            **_facts(trainer.model, cfg),
+            **_describe(trainer.model, cfg),
             "seconds_per_iteration": _seconds_per_iteration(folder),
         }
         with open_atomically(folder / "result.json", "w") as file:
             json.dump(result, file, indent=2)
-        self._remove_checkpoints(folder)
-
-    def _remove_checkpoints(self, folder: Path) -> None:
         for path in (*folder.glob("model_*.pth"), folder / "last_checkpoint"):
             if not (self.keep_weights and path.name == "model_final.pth"):
                 path.unlink(missing_ok=True)
@@ -154,7 +151,7 @@ def _flatten(config: dict[str, Any], prefix: str = "") -> dict[str, Any]:
 
 @contextmanager
 def _log_to(file: Path) -> Iterator[None]:
-    """Have detectron2 and this project log to a file, and only warnings to the terminal."""
+    """Send the log of detectron2 and panet to a file, and only warnings to the terminal."""
     to_file, to_terminal = logging.FileHandler(file), logging.StreamHandler(sys.stderr)
     to_file.setFormatter(logging.Formatter("[%(asctime)s] %(name)s %(levelname)s: %(message)s"))
     to_terminal.setLevel(logging.WARNING)
@@ -175,18 +172,16 @@ def _log_to(file: Path) -> Iterator[None]:
 def _seconds_per_iteration(folder: Path) -> float:
     metrics = read_metrics(folder / "metrics.json").values()
     seconds = [values["time"] for values in metrics if "time" in values]
-    return statistics.median(seconds) if seconds else math.nan  # the first three do not count
+    # detectron2's IterationTimer skips the first three iterations.
+    return statistics.median(seconds) if seconds else math.nan
 
 
-def _facts(model: torch.nn.Module, cfg: CfgNode) -> Result:
+def _describe(model: torch.nn.Module, cfg: CfgNode) -> Result:
     device = next(model.parameters()).device
     return {
         "parameters": sum(parameter.numel() for parameter in model.parameters()),
         "multiply_adds": count_macs(
-            model,
-            IMAGE_SIZE,
-            cfg.MODEL.RPN.POST_NMS_TOPK_TEST,
-            cfg.TEST.DETECTIONS_PER_IMAGE,
+            model, IMAGE_SIZE, cfg.MODEL.RPN.POST_NMS_TOPK_TEST, cfg.TEST.DETECTIONS_PER_IMAGE
         ),
         "iterations": cfg.SOLVER.MAX_ITER,
         "device": device.type,

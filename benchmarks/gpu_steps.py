@@ -1,4 +1,4 @@
-"""What benchmarks/gpu.py measures, step by step."""
+"""The steps of benchmarks/gpu.py."""
 
 import dataclasses
 import functools
@@ -30,7 +30,7 @@ from panet.data import shapes
 from panet.engine import PANetTrainer
 from panet.model_zoo import get_config_file
 
-# A step's name, and what measures it.
+# The name of a step, and the function that runs it.
 Step = tuple[str, Callable[[], dict[str, Any]]]
 
 _MODELS = {"stock": STOCK, "panet-2fc": TWO_FC, "panet-r50-2x": FULL}
@@ -48,14 +48,14 @@ _CHOICES: dict[str, tuple[Any, ...]] = {
 
 
 class Extent:
-    """How much is measured, and on what.
+    """The extent of the measurements.
 
     Attributes:
-        dry: on the CPU with small inputs, to see that everything runs.
-        device: on which.
-        rounds: after the warm-up, in a median.
-        models: by the name of their rows.
-        precisions: by name, the one that matters most first.
+        dry: whether to run on the CPU with small inputs, to check that everything works.
+        device: device of the models.
+        rounds: number of timed runs after the warm-up, of which the median is taken.
+        models: configurations by model name.
+        precisions: dtypes by name, the most important one first.
     """
 
     def __init__(self, dry: bool) -> None:
@@ -71,19 +71,19 @@ class Extent:
             self.precisions = {"fp32": torch.float32}
 
     def rows(self) -> Iterator[Row]:
-        """Each model in each precision."""
+        """Yield each model in each precision."""
         for precision, dtype in self.precisions.items():
             for name, config in self.models.items():
                 yield Row(f"{name}-{precision}", config, dtype)
 
 
 def tests(extent: Extent) -> Iterator[Step]:
-    """The tests that need a GPU, in a process of their own."""
+    """Run the tests that need a GPU, in their own process."""
     yield "marked gpu", _run_tests
 
 
 def speed(extent: Extent) -> Iterator[Step]:
-    """The rows of both benchmarks in every precision."""
+    """Time inference and training of all models in every precision."""
     for row in extent.rows():
         yield _latency(row, extent)
         yield _throughput(row, extent)
@@ -91,13 +91,13 @@ def speed(extent: Extent) -> Iterator[Step]:
 
 
 def learning(extent: Extent) -> Iterator[Step]:
-    """The embedded dataset, on this device and on the CPU."""
+    """Train on the embedded dataset, on this device and on the CPU."""
     for device in dict.fromkeys((extent.device.type, "cpu")):
         yield device, functools.partial(_learn, device, extent.dry)
 
 
 def choices(extent: Extent) -> Iterator[Step]:
-    """Other settings of what can be chosen, in the first precision."""
+    """Time other settings, in the first precision."""
     precision, dtype = next(iter(extent.precisions.items()))
     for choice, options in _CHOICES.items():
         row = Row(f"panet-2fc-{precision}, {choice}", TWO_FC, dtype, options=options)
@@ -108,15 +108,15 @@ def choices(extent: Extent) -> Iterator[Step]:
 
 
 def compiled(extent: Extent) -> Iterator[Step]:
-    """The backbone compiled, or replayed as a CUDA graph, in the first precision."""
-    ways: dict[str, Callable[[nn.Module], None]] = {
+    """Time models with a compiled backbone, or one as a CUDA graph, in the first precision."""
+    methods: dict[str, Callable[[nn.Module], None]] = {
         "torch.compile": functools.partial(_compile, backend="eager" if extent.dry else "inductor")
     }
     if extent.device.type == "cuda":
-        ways["CUDA graph"] = _replay_backbone
+        methods["CUDA graph"] = _replay_backbone
     for row in itertools.islice(extent.rows(), len(extent.models)):
-        for way, prepare in ways.items():
-            changed = dataclasses.replace(row, name=f"{row.name}, {way}")
+        for method, prepare in methods.items():
+            changed = dataclasses.replace(row, name=f"{row.name}, {method}")
             yield _latency(changed, extent, prepare)
 
 
@@ -128,7 +128,7 @@ PARTS: dict[str, Callable[[Extent], Iterator[Step]]] = {
 def _latency(row: Row, extent: Extent, prepare: Callable[[nn.Module], None] | None = None) -> Step:
     def measure() -> dict[str, Any]:
         run = inference.set_up(row, extent.device, 1, prepare)
-        # The clock cannot look into what is compiled.
+        # Stages of a compiled model cannot be timed.
         return _measure(run, extent, staged=prepare is None)
 
     return f"latency {row.name}", measure
@@ -147,7 +147,7 @@ def _training(row: Row, extent: Extent) -> Step:
 
 
 def _measure(run: Run, extent: Extent, staged: bool = True) -> dict[str, Any]:
-    """Seconds, peak memory and, from one more run, seconds by stage."""
+    """Measure seconds, peak memory in MB and, in one more run, seconds per stage."""
     gc.collect()
     for _ in range(1 if extent.dry else _WARM_UPS):
         run(None)
@@ -161,7 +161,7 @@ def _measure(run: Run, extent: Extent, staged: bool = True) -> dict[str, Any]:
         seconds.append(clock.now() - start)
     peak = peak_megabytes(extent.device)
     if staged:
-        run(clock)  # to wait for every stage takes time itself
+        run(clock)  # not timed as a whole, as waiting for every stage takes time
     return {
         "seconds": statistics.median(seconds),
         "spread": max(seconds) - min(seconds),
@@ -177,7 +177,7 @@ def _run_tests() -> dict[str, Any]:
         command = [sys.executable, "-m", "pytest", "-q", "-m", "gpu", f"--junitxml={report}"]
         output = subprocess.run(command, cwd=root, capture_output=True, text=True).stdout
         if not report.exists():
-            raise RuntimeError(f"pytest left no report: {output[-1000:]}")
+            raise RuntimeError(f"pytest wrote no report: {output[-1000:]}")
         cases = list(ElementTree.parse(report).iter("testcase"))
     failed = [
         case for case in cases if case.find("failure") is not None or case.find("error") is not None
@@ -227,7 +227,7 @@ def _replay_backbone(model: nn.Module) -> None:
 
 
 class _Replayed:
-    """A function on tensors of one shape whose kernels are launched as one CUDA graph."""
+    """A function whose kernels are launched as one CUDA graph, for tensors of one shape."""
 
     def __init__(self, function: Callable[[Tensor], dict[str, Tensor]]) -> None:
         self.function = function
@@ -238,7 +238,7 @@ class _Replayed:
             self._capture(x)
         self.x.copy_(x)
         self.graph.replay()
-        return dict(self.output)  # the model adds to it
+        return dict(self.output)  # the model adds entries
 
     def _capture(self, x: Tensor) -> None:
         self.x = x.clone()

@@ -1,8 +1,8 @@
-"""Times inference of PANet against detectron2's Mask R-CNN.
+"""Time inference of PANet against detectron2's Mask R-CNN.
 
-One image of 800 x 1088 random pixels. Every model computes its own 1,000 proposals and its
-detections, and goes on with the same forced 1,000 boxes and 100 detections, so that all do the
-same work. PANet's models come from optimize_for_inference, but for the naive one.
+The input is one image of 800 x 1088 random pixels. Every model computes 1,000 proposals and its
+detections, but continues with the same given 1,000 proposals and 100 detections, so that all models
+do the same work. PANet's models, except the naive one, are prepared by optimize_for_inference.
 """
 
 from collections.abc import Callable
@@ -24,13 +24,13 @@ def set_up(
     num_images: int = 1,
     prepare: Callable[[nn.Module], None] | None = None,
 ) -> Run:
-    """The model of a row, ready for inference.
+    """Build the model of a row and return a function that runs inference.
 
     Args:
-        row: what to build.
-        device: where to run it.
-        num_images: that it takes at once.
-        prepare: called with the model that will run, if given.
+        row: the model.
+        device: device of the model.
+        num_images: batch size.
+        prepare: modifies the model in place after it is optimized.
     """
     generator = torch.Generator().manual_seed(SEED)
     if row.peer is not None:
@@ -40,7 +40,7 @@ def set_up(
         model = optimize_for_inference(model, row.dtype)
     if prepare is not None:
         prepare(model)
-    # detectron2's own way to lower precision.
+    # Lower precision in stock detectron2.
     autocast = row.config is None and row.dtype != torch.float32
     batch = images(num_images, generator)
     proposed = [proposals(random_boxes(NUM_PROPOSALS, generator), device) for _ in batch]

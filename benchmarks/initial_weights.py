@@ -1,4 +1,4 @@
-"""Models that start from the same weights wherever they have the same layers."""
+"""Initial weights that rows of the ablation share wherever they have the same layers."""
 
 from collections.abc import Callable
 
@@ -12,14 +12,14 @@ from panet.engine import PANetTrainer
 
 
 def build_initial_model(row: Row, load_config: Callable[[Row], CfgNode]) -> nn.Module:
-    """The model of a row before training.
+    """Build the untrained model of a row.
 
-    What it has in common with its reference, and that with its own, starts from the same values,
-    so that rows can be compared in pairs of one seed.
+    Parameters that it shares with its reference, recursively, have the same values, so that rows
+    can be compared in pairs with the same seed.
 
     Args:
-        row: of the ablation.
-        load_config: gives the configuration of a row, whose ``SEED`` decides the values.
+        row: row of the ablation.
+        load_config: returns the configuration of a row, whose ``SEED`` determines the values.
     """
     cfg = load_config(row)
     seed_all_rng(cfg.SEED)
@@ -31,8 +31,8 @@ def build_initial_model(row: Row, load_config: Callable[[Row], CfgNode]) -> nn.M
 
 @torch.no_grad()
 def copy_common_weights(source: nn.Module, target: nn.Module) -> None:
-    """Copy the parameters that have the same name and shape in both."""
-    theirs = dict(source.named_parameters())
+    """Copy the parameters that have the same name and shape in both models."""
+    values = dict(source.named_parameters())
     for name, parameter in target.named_parameters():
-        if name in theirs and theirs[name].shape == parameter.shape:
-            parameter.copy_(theirs[name])
+        if name in values and values[name].shape == parameter.shape:
+            parameter.copy_(values[name])

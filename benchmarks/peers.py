@@ -1,4 +1,4 @@
-"""torchvision's Mask R-CNNs, doing the same work."""
+"""torchvision's Mask R-CNN models on the same inputs."""
 
 import boxes
 import torch
@@ -6,18 +6,18 @@ import torchvision.models.detection
 from detectron2.structures import BitMasks
 from torch import nn
 
-_RATIO_OF_BYTES = 255.0
+_PIXEL_MAX = 255.0
 
 
 def build_peer(name: str, device: torch.device) -> nn.Module:
-    """A model with random weights, whose images stay as large as they are.
+    """Build a model with random weights that does not resize the images.
 
-    Its random scores all pass, so that it goes on with as many proposals and detections as the
-    others are forced to; but they are its own.
+    All its random scores pass the thresholds, so that it processes as many proposals and detections
+    as are forced on the other models; but it uses its own boxes.
 
     Args:
-        name: the function that builds it.
-        device: where it runs.
+        name: function of ``torchvision.models.detection`` that builds the model.
+        device: device of the model.
     """
     build = getattr(torchvision.models.detection, name)
     model: nn.Module = build(
@@ -36,19 +36,19 @@ def build_peer(name: str, device: torch.device) -> nn.Module:
 
 
 def inputs(generator: torch.Generator, device: torch.device) -> list[torch.Tensor]:
-    """An image for inference."""
-    return [image["image"].to(device) / _RATIO_OF_BYTES for image in boxes.images(1, generator)]
+    """Create an image for inference."""
+    return [image["image"].to(device) / _PIXEL_MAX for image in boxes.images(1, generator)]
 
 
-def labelled_inputs(
+def labeled_inputs(
     count: int, generator: torch.Generator, device: torch.device
 ) -> tuple[list[torch.Tensor], list[dict[str, torch.Tensor]]]:
-    """Images and their objects for training."""
-    found, targets = [], []
-    for image in boxes.labelled_images(count, generator):
+    """Create images and targets for training."""
+    pixels, targets = [], []
+    for image in boxes.labeled_images(count, generator):
         instances = image["instances"]
         masks = BitMasks.from_polygon_masks(instances.gt_masks, *boxes.IMAGE_SIZE)
-        found.append(image["image"].to(device) / _RATIO_OF_BYTES)
+        pixels.append(image["image"].to(device) / _PIXEL_MAX)
         targets.append(
             {
                 "boxes": instances.gt_boxes.tensor.to(device),
@@ -56,4 +56,4 @@ def labelled_inputs(
                 "masks": masks.tensor.to(device, torch.uint8),
             }
         )
-    return found, targets
+    return pixels, targets

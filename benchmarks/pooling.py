@@ -1,4 +1,4 @@
-"""All-level pooling alone, against a call of torchvision's RoIAlign for each level."""
+"""Time all-level pooling against torchvision's RoIAlign called once per level."""
 
 import statistics
 from collections.abc import Callable
@@ -18,7 +18,7 @@ _CHANNELS, _BINS, _SAMPLES = 256, 7, 2
 
 
 def pooling_speedup(device: torch.device, rounds: int) -> dict[str, float]:
-    """How many times as fast this project's pooling is, without and with the backward pass."""
+    """Measure the speedup over torchvision, without and with the backward pass."""
     generator = torch.Generator().manual_seed(0)
     boxes = random_boxes(NUM_PROPOSALS, generator).to(device)
     height, width = IMAGE_SIZE
@@ -29,33 +29,33 @@ def pooling_speedup(device: torch.device, rounds: int) -> dict[str, float]:
     scales = [1 / stride for stride in _STRIDES]
     pooler = FastAllLevelPooler.of(AllLevelPooler(_BINS, scales, _SAMPLES))
 
-    def ours(x: list[Tensor]) -> list[Tensor]:
+    def pool(x: list[Tensor]) -> list[Tensor]:
         return list(pooler(x, [Boxes(boxes)]))
 
-    def torchvisions(x: list[Tensor]) -> list[Tensor]:
+    def pool_with_torchvision(x: list[Tensor]) -> list[Tensor]:
         return [
             roi_align(level, [boxes], _BINS, scale, _SAMPLES, aligned=True)
             for level, scale in zip(x, scales)
         ]
 
     channels_last = [level.to(memory_format=torch.channels_last) for level in maps]
-    functions = {"ours": (ours, channels_last), "torchvision": (torchvisions, maps)}
-    gradients = [torch.randn_like(level) for level in torchvisions(maps)]
+    functions = {"panet": (pool, channels_last), "torchvision": (pool_with_torchvision, maps)}
+    gradients = [torch.randn_like(level) for level in pool_with_torchvision(maps)]
     seconds: dict[str, list[float]] = {}
     for round_number in range(rounds + 1):
         for name, (function, x) in functions.items():
-            memory_format = torch.channels_last if name == "ours" else torch.contiguous_format
+            memory_format = torch.channels_last if name == "panet" else torch.contiguous_format
             upstream = [g.to(memory_format=memory_format) for g in gradients]
             x = [level.detach().requires_grad_() for level in x]
             with torch.no_grad():
                 forward = _seconds(device, function, x)
             both = _seconds(device, _forward_backward, function, x, upstream)
-            if round_number > 0:  # the first one warms up
+            if round_number > 0:  # round 0 is a warm-up
                 seconds.setdefault(f"{name} forward", []).append(forward)
                 seconds.setdefault(f"{name} forward_backward", []).append(both)
     medians = {name: statistics.median(values) for name, values in seconds.items()}
     return {
-        task: medians[f"torchvision {task}"] / medians[f"ours {task}"]
+        task: medians[f"torchvision {task}"] / medians[f"panet {task}"]
         for task in ("forward", "forward_backward")
     }
 

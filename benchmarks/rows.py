@@ -1,4 +1,4 @@
-"""The models that are compared."""
+"""The models that the speed benchmarks compare."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,16 +20,16 @@ STOCK_CONFIG = Path(__file__).with_name("mask_rcnn_R50_FPN.yaml")
 
 @dataclass(frozen=True)
 class Row:
-    """A model and how it is run.
+    """A model and how to run it.
 
     Attributes:
-        name: as in the report.
-        config: a name in PANet's model zoo; None for detectron2's Mask R-CNN.
-        dtype: what it computes in.
-        naive: as detectron2's ``build_model`` returns it, without what makes it fast.
-        options: keys and values of the configuration that differ from it.
-        peer: a function of ``torchvision.models.detection`` that builds another Mask R-CNN; its
-            stages are not told apart.
+        name: name in the report.
+        config: name in PANet's model zoo; None for detectron2's Mask R-CNN.
+        dtype: compute precision.
+        naive: use the model of detectron2's ``build_model``, without the faster layers.
+        peer: function of ``torchvision.models.detection`` that builds another Mask R-CNN, whose
+            stages are not timed separately.
+        options: configuration keys and values to override, alternating.
     """
 
     name: str
@@ -40,7 +40,7 @@ class Row:
     options: tuple[Any, ...] = ()
 
     def load_config(self, device: torch.device) -> CfgNode:
-        """The configuration of the model, without weights to load."""
+        """Load the configuration of the model, without weights."""
         if self.config is None:
             cfg = get_cfg()
             cfg.merge_from_file(str(STOCK_CONFIG))
@@ -52,7 +52,7 @@ class Row:
         return cfg
 
     def build_model(self, device: torch.device) -> nn.Module:
-        """The model as it trains, with random weights."""
+        """Build the model for training, with random weights."""
         torch.manual_seed(SEED)
         cfg = self.load_config(device)
         plain = self.config is None or self.naive

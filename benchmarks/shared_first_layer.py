@@ -1,4 +1,4 @@
-"""Heads whose first layer has one set of weights for all levels, which is not PANet."""
+"""Heads with one first layer for all levels, unlike PANet, where each level has its own."""
 
 from typing import Any
 
@@ -10,7 +10,7 @@ from panet.modeling import FusedFirstLayer, PANetBoxHead, PANetMaskHead
 
 @ROI_BOX_HEAD_REGISTRY.register()
 class SharedBoxHead(PANetBoxHead):
-    """:class:`PANetBoxHead` whose first layer is the same one for each level."""
+    """:class:`PANetBoxHead` with one first layer shared by all levels."""
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
@@ -19,7 +19,7 @@ class SharedBoxHead(PANetBoxHead):
 
 @ROI_MASK_HEAD_REGISTRY.register()
 class SharedMaskHead(PANetMaskHead):
-    """:class:`PANetMaskHead` whose first layer is the same one for each level."""
+    """:class:`PANetMaskHead` with one first layer shared by all levels."""
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)

@@ -1,10 +1,9 @@
-"""Where the time of a model goes."""
+"""Time the stages of a model."""
 
 import contextlib
 import time
 from collections import defaultdict
-from collections.abc import Callable, Iterator
-from typing import Any
+from collections.abc import Iterator
 from unittest import mock
 
 import torch
@@ -15,7 +14,7 @@ from panet.modeling.pooler import PooledLevels
 
 
 class StageClock:
-    """Seconds spent in each stage of a model, not counting the stages called from within it."""
+    """Measures the seconds spent in each stage, excluding stages called from within it."""
 
     def __init__(self, device: torch.device) -> None:
         self.device = device
@@ -24,12 +23,12 @@ class StageClock:
         self._last = 0.0
 
     def now(self) -> float:
-        """The time at which the device has done all that it was given."""
+        """Wait for the device to finish its work and return the time."""
         if self.device.type == "cuda":
             torch.cuda.synchronize(self.device)
         return time.perf_counter()
 
-    def _book(self) -> None:
+    def _count_elapsed(self) -> None:
         now = self.now()
         if self._running:
             self.seconds[self._running[-1]] += now - self._last
@@ -37,28 +36,19 @@ class StageClock:
 
     @contextlib.contextmanager
     def stage(self, name: str) -> Iterator[None]:
-        """Count what runs within it for this stage."""
-        self._book()
+        """Count the time spent in a context, or in a decorated function, for a stage."""
+        self._count_elapsed()
         self._running.append(name)
         try:
             yield
         finally:
-            self._book()
+            self._count_elapsed()
             self._running.pop()
-
-    def timed(self, name: str, function: Callable[..., Any]) -> Callable[..., Any]:
-        """The function, its calls counted for a stage."""
-
-        def call(*args: Any, **kwargs: Any) -> Any:
-            with self.stage(name):
-                return function(*args, **kwargs)
-
-        return call
 
 
 @contextlib.contextmanager
 def clocked(model: nn.Module, clock: StageClock | None) -> Iterator[None]:
-    """Have ``clock``, if any, run along with the model's stages; what is left is called "rest"."""
+    """Time the stages of a model with ``clock``, unless it is None; the remainder is "rest"."""
     if clock is None:
         yield
         return
@@ -79,6 +69,6 @@ def clocked(model: nn.Module, clock: StageClock | None) -> Iterator[None]:
     ]
     with contextlib.ExitStack() as stack:
         for name, owner, attribute in callables:
-            timed = clock.timed(name, getattr(owner, attribute))
+            timed = clock.stage(name)(getattr(owner, attribute))
             stack.enter_context(mock.patch.object(owner, attribute, timed))
         yield

@@ -1,13 +1,13 @@
-"""Images a second of panet predict and train_net.py --eval-only, against detectron2's own ways.
+"""Measure images per second of panet predict and train_net.py --eval-only, against detectron2.
 
-predict    a loop over detectron2's DefaultPredictor: read, predict, draw, encode, write
-evaluate   detectron2's inference_on_dataset with its loader and its COCOEvaluator
+predict    against a loop over DefaultPredictor: read, predict, draw, encode, write
+evaluate   against inference_on_dataset with detectron2's loader and COCOEvaluator
 
-All four have the same configuration and weights, in single precision, and write the same kinds of
-files. Each runs in a process of its own, in turn, and is timed once it has its model and has seen
-an image. By default the weights are random, and the model, having computed its own proposals and
-detections, goes on with forced ones, the same in every image, of which it finds elliptic masks:
-10 detections to predict, 100 to evaluate.
+All four use the same configuration and weights in single precision and write the same kinds of
+files. They run one after the other, each in its own process, and are timed after the model has been
+built and has processed one image. By default the weights are random. The model then computes its
+proposals and detections, but continues with given ones, the same for every image, and predicts
+elliptic masks for them: 10 detections per image for predict, 100 for evaluate.
 """
 
 import argparse
@@ -40,7 +40,7 @@ from detectron2.evaluation.coco_evaluation import instances_to_coco_json
 from detectron2.modeling import build_model
 from detectron2.structures import Instances
 from detectron2.utils.visualizer import Visualizer
-from measure import machine, reexecute
+from measure import add_common_arguments, machine, reexecute
 from pycocotools import mask as rle
 from rows import SEED
 from tabulate import tabulate
@@ -62,26 +62,24 @@ from panet.utils.device import keep_freed_memory
 IMAGE_SIZE = (480, 640)
 NUM_DETECTIONS = {"predict": 10, "evaluate": 100}
 
-# Does the work on a dataset, given its folder, and writes to another one.
+# Processes the images in one folder and writes the results to another.
 Run = Callable[[Path, Path], None]
 
 
 def parse_arguments() -> argparse.Namespace:
-    """The command line."""
+    """Parse the command line."""
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--config-file", default="panet_R50_2fc_1x.yaml", help="a file, or a name")
-    parser.add_argument("--weights", default="", help="trained ones, whose detections count")
+    parser.add_argument("--config-file", default="panet_R50_2fc_1x.yaml", help="path or name")
+    weights = "trained weights, whose own detections are used; default: random"
+    parser.add_argument("--weights", default="", help=weights)
     parser.add_argument("--tasks", nargs="+", choices=TASKS, default=list(TASKS))
     parser.add_argument("--images", type=int, default=24)
-    parser.add_argument("--rounds", type=int, default=5)
-    parser.add_argument("--isa", choices=("avx2",), help="imitate a CPU that has nothing newer")
-    parser.add_argument("--json", type=Path, metavar="FILE", help="also write the figures here")
+    add_common_arguments(parser)
     parser.add_argument("--only", nargs=3, metavar=("TASK", "BY", "DIR"), help=argparse.SUPPRESS)
-    parser.add_argument(
-        "--opts", nargs=argparse.REMAINDER, default=[], help="at the end: KEY VALUE pairs"
-    )
+    opts = "configuration KEY VALUE pairs; must be the last argument"
+    parser.add_argument("--opts", nargs=argparse.REMAINDER, default=[], help=opts)
     args = parser.parse_args()
     if min(args.images, args.rounds) < 1:
         parser.error("--images and --rounds must be at least 1")
@@ -90,7 +88,7 @@ def parse_arguments() -> argparse.Namespace:
 
 
 def main() -> None:
-    """Measure and report or, in a process that this started, measure one."""
+    """Measure and report all programs, or with ``--only``, in a child process, measure one."""
     args = parse_arguments()
     cfg = prepare(load_config(find_config_file(args.config_file), args.opts))
     if args.only:
@@ -111,8 +109,8 @@ def main() -> None:
 
 
 def compare(args: argparse.Namespace, cfg: CfgNode) -> list[dict[str, Any]]:
-    """Measure all in turn, round by round; a row for each with its medians."""
-    found: dict[tuple[str, str], list[list[float]]] = {
+    """Measure all programs alternately and return a row of medians for each."""
+    measured: dict[tuple[str, str], list[list[float]]] = {
         (task, by): [] for task in args.tasks for by in TASKS[task]
     }
     with tempfile.TemporaryDirectory(prefix="throughput-") as name:
@@ -123,16 +121,16 @@ def compare(args: argparse.Namespace, cfg: CfgNode) -> list[dict[str, Any]]:
             torch.manual_seed(SEED)
             torch.save({"model": build_model(cfg).state_dict()}, folder / "model.pth")
         for _ in tqdm(range(args.rounds), "rounds"):
-            for task, by in found:
-                found[task, by].append(measure_in_new_process(task, by, folder))
+            for task, by in measured:
+                measured[task, by].append(measure_in_new_process(task, by, folder))
     rows: list[dict[str, Any]] = []
-    for (task, by), figures in found.items():
-        seconds, of_processors = (statistics.median(values) for values in zip(*figures))
+    for (task, by), times in measured.items():
+        seconds, cpu_seconds = map(statistics.median, zip(*times))
         row = {
             "task": task,
             "by": by,
             "images_per_second": args.images / seconds,
-            "processor_seconds_per_image": of_processors / args.images,
+            "processor_seconds_per_image": cpu_seconds / args.images,
         }
         stock = row if by == STOCK else rows[-1]
         row["ratio_to_stock"] = row["images_per_second"] / stock["images_per_second"]
@@ -141,17 +139,17 @@ def compare(args: argparse.Namespace, cfg: CfgNode) -> list[dict[str, Any]]:
 
 
 def measure_in_new_process(task: str, by: str, folder: Path) -> list[float]:
-    """See :func:`measure`."""
+    """Call :func:`measure` in a new process."""
     command = [sys.executable, sys.argv[0], "--only", task, by, str(folder), *sys.argv[1:]]
     output = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True).stdout
-    figures: list[float] = json.loads(output.splitlines()[-1])
-    return figures
+    times: list[float] = json.loads(output.splitlines()[-1])
+    return times
 
 
 def measure(
     args: argparse.Namespace, cfg: CfgNode, task: str, by: str, folder: Path
 ) -> list[float]:
-    """The seconds that pass, and those of all processors together, until all images are done."""
+    """Return the wall-clock seconds and the CPU seconds of all processors for all images."""
     cfg = cfg.clone()
     cfg.MODEL.WEIGHTS = args.weights or str(folder / "model.pth")
     cfg.DATASETS.TEST = (register(folder / "images"),)
@@ -167,7 +165,7 @@ def measure(
 
 
 def predict_by_detectron2(cfg: CfgNode) -> tuple[nn.Module, Run]:
-    """What users of detectron2 write to get what panet predict gives."""
+    """Set up a loop over DefaultPredictor with the same outputs as panet predict."""
     predictor = DefaultPredictor(cfg)
     metadata = MetadataCatalog.get(cfg.DATASETS.TEST[0])
 
@@ -177,8 +175,8 @@ def predict_by_detectron2(cfg: CfgNode) -> tuple[nn.Module, Run]:
             image = cv2.imread(str(file))
             instances = predictor(image)["instances"].to("cpu")
             drawn = Visualizer(image[:, :, ::-1], metadata).draw_instance_predictions(instances)
-            picture = drawn.get_image()[:, :, ::-1]
-            cv2.imwrite(str(output / file.name), picture, [cv2.IMWRITE_JPEG_QUALITY, 95])
+            drawn = drawn.get_image()[:, :, ::-1]
+            cv2.imwrite(str(output / file.name), drawn, [cv2.IMWRITE_JPEG_QUALITY, 95])
             results += instances_to_coco_json(instances, number)
         (output / "results.json").write_text(json.dumps(results))
 
@@ -186,7 +184,7 @@ def predict_by_detectron2(cfg: CfgNode) -> tuple[nn.Module, Run]:
 
 
 def predict_by_panet(cfg: CfgNode) -> tuple[nn.Module, Run]:
-    """What panet predict does once it has the model."""
+    """Set up panet predict, without building the model."""
     predictor = Predictor(cfg)
 
     def run(images: Path, output: Path) -> None:
@@ -208,7 +206,7 @@ def predict_by_panet(cfg: CfgNode) -> tuple[nn.Module, Run]:
 
 
 def evaluate_by_detectron2(cfg: CfgNode) -> tuple[nn.Module, Run]:
-    """What DefaultTrainer.test does for a dataset in COCO's format."""
+    """Set up what DefaultTrainer.test does for a COCO dataset."""
     model = build_model(cfg)
     DetectionCheckpointer(model).load(cfg.MODEL.WEIGHTS)
 
@@ -221,15 +219,15 @@ def evaluate_by_detectron2(cfg: CfgNode) -> tuple[nn.Module, Run]:
 
 
 def evaluate_by_panet(cfg: CfgNode) -> tuple[nn.Module, Run]:
-    """What train_net.py --eval-only does once it has the model."""
+    """Set up train_net.py --eval-only, without building the model."""
     model = PANetTrainer.build_model(cfg)
     PANetTrainer.build_checkpointer(cfg, model).load(cfg.MODEL.WEIGHTS)
 
     def run(images: Path, output: Path) -> None:
-        own = cfg.clone()
-        own.DATASETS.TEST = (register(images),)
-        own.OUTPUT_DIR = str(output)
-        PANetTrainer.test(own, model)
+        test_cfg = cfg.clone()
+        test_cfg.DATASETS.TEST = (register(images),)
+        test_cfg.OUTPUT_DIR = str(output)
+        PANetTrainer.test(test_cfg, model)
 
     return model, run
 
@@ -242,14 +240,14 @@ TASKS = {
 
 
 def write_dataset(folder: Path, count: int, num_classes: int) -> None:
-    """Write images of shapes, and beside the folder what is in them, in COCO's format."""
+    """Write images of shapes into the folder and COCO annotations next to it."""
     height, width = IMAGE_SIZE
     images, annotations = [], []
     folder.mkdir()
     for number in range(1, count + 1):
-        picture, kinds, masks = draw_image(SEED, number)
+        pixels, kinds, masks = draw_image(SEED, number)
         name = f"{number:04d}.jpg"
-        cv2.imwrite(str(folder / name), cv2.resize(picture, (width, height)))
+        cv2.imwrite(str(folder / name), cv2.resize(pixels, (width, height)))
         images.append({"id": number, "file_name": name, "height": height, "width": width})
         for kind, mask in zip(kinds, masks):
             resized = cv2.resize(mask.astype(np.uint8), (width, height))
@@ -259,7 +257,7 @@ def write_dataset(folder: Path, count: int, num_classes: int) -> None:
                     "id": len(annotations) + 1,
                     "image_id": number,
                     "category_id": kind % num_classes + 1,
-                    "segmentation": {"size": encoded["size"], "counts": encoded["counts"].decode()},
+                    "segmentation": encoded | {"counts": encoded["counts"].decode()},
                     "area": int(rle.area(encoded)),
                     "bbox": rle.toBbox(encoded).tolist(),
                     "iscrowd": 0,
@@ -271,7 +269,7 @@ def write_dataset(folder: Path, count: int, num_classes: int) -> None:
 
 
 def register(folder: Path) -> str:
-    """Register what :func:`write_dataset` wrote, unless that was done; the name."""
+    """Register a dataset of :func:`write_dataset` if necessary, and return its name."""
     name = f"throughput_{folder}"
     if name not in DatasetCatalog:
         register_coco_instances(name, {}, str(folder.with_suffix(".json")), str(folder))
@@ -280,25 +278,25 @@ def register(folder: Path) -> str:
 
 @contextmanager
 def forced(model: nn.Module, cfg: CfgNode, count: int) -> Iterator[None]:
-    """Have a PANet go on with the same boxes in every image, and find an ellipse in each."""
+    """Make a PANet continue with the same boxes for every image and predict elliptic masks."""
     generator = torch.Generator().manual_seed(SEED)
     size = ResizeShortestEdge.get_output_shape(
         *IMAGE_SIZE, cfg.INPUT.MIN_SIZE_TEST, cfg.INPUT.MAX_SIZE_TEST
     )
-    number = min(boxes.NUM_PROPOSALS, cfg.MODEL.RPN.POST_NMS_TOPK_TEST)
+    num_proposals = min(boxes.NUM_PROPOSALS, cfg.MODEL.RPN.POST_NMS_TOPK_TEST)
     device = torch.device(cfg.MODEL.DEVICE)
-    proposed = boxes.proposals(boxes.random_boxes(number, generator), device)
+    proposed = boxes.proposals(boxes.random_boxes(num_proposals, generator), device)
     detected = boxes.detections(boxes.random_boxes(count, generator), device)
-    for found in (proposed.proposal_boxes, detected.pred_boxes):
-        found.scale(size[1] / boxes.IMAGE_SIZE[1], size[0] / boxes.IMAGE_SIZE[0])
+    for scaled in (proposed.proposal_boxes, detected.pred_boxes):
+        scaled.scale(size[1] / boxes.IMAGE_SIZE[1], size[0] / boxes.IMAGE_SIZE[0])
     detected.pred_classes %= cfg.MODEL.ROI_HEADS.NUM_CLASSES
-    proposed, detected = (Instances(size, **found.get_fields()) for found in (proposed, detected))
+    proposed, detected = (Instances(size, **i.get_fields()) for i in (proposed, detected))
     head = model.roi_heads.mask_head
     bias = head.fc_branch.fc.bias
     line = torch.linspace(-1, 1, math.isqrt(len(bias)), device=device)
     with torch.no_grad():
         head.predictor.weight.zero_()
-        for parameter in head.fc_branch.fc.parameters():  # whose weight optimizing renames
+        for parameter in head.fc_branch.fc.parameters():  # optimizing renames the weight
             parameter.zero_()
         bias.copy_((5 * (1 - line.square() - line[:, None].square())).flatten())
     with boxes.forced(model, [proposed], [detected]):
@@ -306,21 +304,16 @@ def forced(model: nn.Module, cfg: CfgNode, count: int) -> Iterator[None]:
 
 
 def as_text(report: dict[str, Any]) -> str:
-    """The report as a table."""
-    table = tabulate(
-        [
-            [
-                row["task"],
-                row["by"],
-                row["images_per_second"],
-                row["ratio_to_stock"],
-                row["processor_seconds_per_image"],
-            ]
-            for row in report["rows"]
-        ],
-        headers=["", "by", "images/s", "ratio", "processor seconds an image"],
-        floatfmt=("", "", ".3g", ".2f", ".3g"),
-    )
+    """Format the report as a table."""
+    columns = {
+        "": "task",
+        "by": "by",
+        "images/s": "images_per_second",
+        "ratio": "ratio_to_stock",
+        "CPU seconds per image": "processor_seconds_per_image",
+    }
+    lines = [[row[key] for key in columns.values()] for row in report["rows"]]
+    table = tabulate(lines, list(columns), floatfmt=("", "", ".3g", ".2f", ".3g"))
     return (
         f"{report['machine']}, torch {report['torch']}, {report['config']}, {report['images']} "
         f"images, medians of {report['rounds']} rounds\n\n{table}"

@@ -1,8 +1,8 @@
-"""Times what makes the network fast on a CPU, each against the plain way.
+"""Time the optimizations of the network on a CPU, each against the usual implementation.
 
-The shapes are those of an 800 x 1088 image with 1,000 proposals at inference, and of two such
-images in training. A trick that is not for this CPU is timed all the same, and marked as not used,
-if it can run there.
+The shapes are those of one image of 800 x 1088 pixels with 1,000 proposals in inference, and of two
+such images in training. Optimizations that panet does not use on this CPU are also timed if they
+can run on it, and marked as not used.
 """
 
 import argparse
@@ -12,13 +12,13 @@ import statistics
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
-from pathlib import Path
+from functools import partial
 
 import torch
 from boxes import IMAGE_SIZE, NUM_DETECTIONS, NUM_PROPOSALS
 from detectron2.layers import Conv2d, ShapeSpec, get_norm
 from detectron2.modeling.backbone.resnet import BottleneckBlock
-from measure import machine, reexecute
+from measure import add_common_arguments, machine, reexecute
 from pooling import pooling_speedup
 from tabulate import tabulate
 from torch import Tensor, nn
@@ -42,13 +42,14 @@ Work = Callable[[], object]
 
 @dataclass(frozen=True)
 class Trick:
-    """A faster way and the plain one.
+    """An optimization and the usual implementation.
 
     Attributes:
-        name: as in the report.
-        set_up: builds what runs the faster way, and what runs the plain one.
-        is_used: whether the project takes the faster way on this CPU.
-        trains: whether gradients are computed too.
+        name: name in the report.
+        set_up: returns a function that runs the optimization and one that runs the usual
+            implementation.
+        is_used: whether panet uses the optimization on this CPU.
+        trains: whether gradients are computed.
     """
 
     name: str
@@ -71,7 +72,7 @@ def _channels_last() -> tuple[Work, Work]:
 
 
 def _linear(by_convolution: bool) -> tuple[Work, Work]:
-    """The first fc layer of the 2fc head, forward and backward."""
+    """Set up forward and backward pass of the first fc layer of the 2fc head."""
     inputs, outputs = CHANNELS * 7 * 7, 1024
     x = torch.randn(NUM_PROPOSALS, inputs, requires_grad=True)
     weight = torch.randn(outputs, inputs, requires_grad=True)
@@ -117,7 +118,7 @@ def _residual_block(dtype: torch.dtype) -> tuple[Work, Work]:
 
 
 def _folded_norms() -> tuple[Work, Work]:
-    """A residual block in training."""
+    """Set up a residual block in training."""
     plain = BottleneckBlock(512, 512, bottleneck_channels=128, norm="FrozenBN")
     plain.to(memory_format=torch.channels_last)
     folded = copy.deepcopy(plain)
@@ -132,7 +133,7 @@ def _folded_norms() -> tuple[Work, Work]:
 
 
 def _rois_at_a_time() -> tuple[Work, Work]:
-    """A convolution with group norm of the heavier head, at inference."""
+    """Set up a convolution with group norm of the heavier head, in inference."""
     conv = Conv2d(CHANNELS, CHANNELS, 3, padding=1, norm=get_norm("GN", CHANNELS))
     conv.to(memory_format=torch.channels_last)
     x = _map(NUM_PROPOSALS, CHANNELS, 7, 7)
@@ -140,7 +141,7 @@ def _rois_at_a_time() -> tuple[Work, Work]:
 
 
 def _masks_of_one_class(rois_at_a_time: int) -> tuple[Work, Work]:
-    """Deconvolution and last layer of the mask head, against those of all classes."""
+    """Set up deconvolution and last layer of the mask head, for one class or all classes."""
     classes = 80
     head = mask_head.PANetMaskHead(
         ShapeSpec(channels=CHANNELS, height=14, width=14),
@@ -148,9 +149,9 @@ def _masks_of_one_class(rois_at_a_time: int) -> tuple[Work, Work]:
         conv_dims=[CHANNELS] * 5,
     ).to(memory_format=torch.channels_last)
     x = _map(NUM_DETECTIONS, CHANNELS, 14, 14)
-    chosen = torch.arange(NUM_DETECTIONS) % classes
+    predicted = torch.arange(NUM_DETECTIONS) % classes
     head.rois_at_a_time = rois_at_a_time
-    return lambda: head._predict(x, chosen), lambda: head._predict(x, None)
+    return lambda: head._predict(x, predicted), lambda: head._predict(x, None)
 
 
 def _group_norm(kind: type[nn.GroupNorm], images: int, size: int, grad: bool) -> tuple[Work, Work]:
@@ -168,105 +169,73 @@ def _group_norm(kind: type[nn.GroupNorm], images: int, size: int, grad: bool) ->
 
 
 def tricks() -> list[Trick]:
-    """All of them that can run here."""
+    """Return the optimizations that can run on this CPU."""
     single, half = torch.float32, torch.bfloat16
+    avx512, avx2 = has_avx512(), has_avx2_only()
+    finest = (1, CHANNELS, HEIGHT, WIDTH)
+    box_rois, mask_rois = (NUM_PROPOSALS, CHANNELS, 7, 7), (NUM_DETECTIONS, CHANNELS, 14, 14)
     found = [
         Trick("channels-last map, 3x3 convolution", _channels_last),
-        Trick(
-            "first fc layer by oneDNN, against MKL",
-            lambda: _linear(by_convolution=False),
-            trains=True,
+        Trick("first fc layer by oneDNN, against MKL", partial(_linear, False), trains=True),
+        Trick("the same, against a convolution", partial(_linear, True), trains=True),
+        *(
+            Trick(
+                f"weight gradient by {method}, stride {stride}",
+                partial(_weight_gradient, f"_by_{method}", stride, single),
+                is_used,
+            )
+            for method, is_used in (("strips", avx512), ("products", avx2))
+            for stride in (1, 2)
         ),
-        Trick("the same, against a convolution", lambda: _linear(True), trains=True),
-        Trick(
-            "weight gradient by strips, stride 1",
-            lambda: _weight_gradient("_by_strips", 1, single),
-            has_avx512(),
-        ),
-        Trick(
-            "weight gradient by strips, stride 2",
-            lambda: _weight_gradient("_by_strips", 2, single),
-            has_avx512(),
-        ),
-        Trick(
-            "weight gradient by products, stride 1",
-            lambda: _weight_gradient("_by_products", 1, single),
-            has_avx2_only(),
-        ),
-        Trick(
-            "weight gradient by products, stride 2",
-            lambda: _weight_gradient("_by_products", 2, single),
-            has_avx2_only(),
-        ),
-        Trick(
-            "Winograd on the finest level",
-            lambda: _winograd(1, CHANNELS, HEIGHT, WIDTH),
-            has_avx2_only(),
-        ),
-        Trick(
-            "Winograd on 1,000 RoIs, 7x7",
-            lambda: _winograd(NUM_PROPOSALS, CHANNELS, 7, 7),
-            has_avx2_only(),
-        ),
-        Trick(
-            "Winograd on 100 RoIs, 14x14",
-            lambda: _winograd(NUM_DETECTIONS, CHANNELS, 14, 14),
-            has_avx2_only(),
-        ),
-        Trick("residual blocks fused", lambda: _residual_block(single)),
+        Trick("Winograd on the finest level", partial(_winograd, *finest), avx2),
+        Trick("Winograd on 1,000 RoIs, 7x7", partial(_winograd, *box_rois), avx2),
+        Trick("Winograd on 100 RoIs, 14x14", partial(_winograd, *mask_rois), avx2),
+        Trick("residual blocks fused", partial(_residual_block, single)),
         Trick("frozen norms folded in training", _folded_norms, trains=True),
         Trick("box head, 256 RoIs at a time", _rois_at_a_time),
-        Trick("masks of one class, 16 RoIs at a time", lambda: _masks_of_one_class(16)),
-        Trick("masks of one class, all RoIs at once", lambda: _masks_of_one_class(1000), False),
+        Trick("masks of one class, 16 RoIs at a time", partial(_masks_of_one_class, 16)),
+        Trick("masks of one class, all RoIs at once", partial(_masks_of_one_class, 1000), False),
     ]
     if has_fast_bfloat16():
+        strips = partial(_weight_gradient, "_by_strips", 1, half)
+        products = partial(_group_norm, MatrixGroupNorm, 1000, 7, False)
+        contiguous = partial(_group_norm, ContiguousGroupNorm, 256, 14, True)
         found += [
-            Trick(
-                "weight gradient by strips, stride 1, bf16",
-                lambda: _weight_gradient("_by_strips", 1, half),
-            ),
-            Trick("residual blocks fused, bf16", lambda: _residual_block(half)),
-            Trick(
-                "group norm as products, bf16", lambda: _group_norm(MatrixGroupNorm, 1000, 7, False)
-            ),
-            Trick(
-                "group norm on contiguous maps in training, bf16",
-                lambda: _group_norm(ContiguousGroupNorm, 256, 14, True),
-                trains=True,
-            ),
+            Trick("weight gradient by strips, stride 1, bf16", strips),
+            Trick("residual blocks fused, bf16", partial(_residual_block, half)),
+            Trick("group norm as products, bf16", products),
+            Trick("group norm on contiguous maps in training, bf16", contiguous, trains=True),
         ]
     return found
 
 
 def milliseconds(trick: Trick, rounds: int) -> tuple[float, float]:
-    """Medians of the faster and the plain way, which alternate after a round that warms up."""
-    works = trick.set_up()
+    """Time optimization and usual implementation alternately, after a warm-up; return medians."""
+    functions = trick.set_up()
     times: tuple[list[float], list[float]] = ([], [])
     with torch.set_grad_enabled(trick.trains):
         for round_number in range(rounds + 1):
-            for work, found in zip(works, times):
+            for function, measured in zip(functions, times):
                 start = time.perf_counter()
-                work()
+                function()
                 if round_number > 0:
-                    found.append(1000 * (time.perf_counter() - start))
-    fast, plain = map(statistics.median, times)
-    return fast, plain
+                    measured.append(1000 * (time.perf_counter() - start))
+    fast, usual = map(statistics.median, times)
+    return fast, usual
 
 
 def main() -> None:
-    """Time them all and print a table."""
+    """Time all optimizations and print a table."""
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--rounds", type=int, default=5, help="after a round that warms up")
-    parser.add_argument("--isa", choices=("avx2",), help="imitate a CPU that has nothing newer")
-    parser.add_argument("--json", type=Path, metavar="FILE", help="also write the figures here")
+    add_common_arguments(parser)
     args = parser.parse_args()
     reexecute(args.isa)
     rows = []
-    for trick in tqdm(tricks(), "tricks"):
-        fast, plain = milliseconds(trick, args.rounds)
-        rows.append([trick.name, plain, fast, plain / fast, "yes" if trick.is_used else "no"])
+    for trick in tqdm(tricks(), "optimizations"):
+        fast, usual = milliseconds(trick, args.rounds)
+        rows.append([trick.name, usual, fast, usual / fast, "yes" if trick.is_used else "no"])
     speedup = pooling_speedup(CPU, args.rounds)
     rows.append(["pooling as a gather", None, None, speedup["forward"], "yes"])
     rows.append(["the same with its gradient", None, None, speedup["forward_backward"], "yes"])

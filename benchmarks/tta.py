@@ -1,8 +1,8 @@
 #!/usr/bin/env python
-"""Measures what test-time augmentation, voting and ensembles give a trained model.
+"""Measure the effect of test-time augmentation (TTA), voting and ensembles on AP.
 
-Evaluates it on its test dataset without and with each of them, and prints a table in Markdown:
-AP of boxes and masks, and the time that the model took, as a ratio to the first row's.
+Evaluates a trained model on its test dataset with different options and prints a Markdown table of
+box AP, mask AP and the time of the model as a ratio to the first row.
 """
 
 import argparse
@@ -40,40 +40,41 @@ VOTING = {**MASK_VOTING, **BOX_VOTING}
 METRICS = ("AP", "AP50", "AP75")
 
 
-def rows(size: int, pairs: list[list[str]]) -> dict[str, dict[str, Any]]:
-    """What each row of the table sets.
+def rows(size: int, models: list[list[str]]) -> dict[str, dict[str, Any]]:
+    """Return the configuration keys and values of each row of the table.
 
     Args:
-        size: the usual shorter side of test images.
-        pairs: configuration and weights of each model; more than one for rows of ensembles.
+        size: shorter side of test images without TTA, in pixels.
+        models: configuration file and weights of each model; several for ensembles.
     """
     flip = {**VIEWS, "TEST.AUG.MIN_SIZES": (size,)}
+    scales = {**VIEWS, "TEST.AUG.FLIP": False}
     table = {
         "one view": {},
         "box voting": BOX_VOTING,
         "tightened boxes": TIGHT,
         "flip": flip,
         "flip, mask voting": {**flip, **MASK_VOTING},
-        "scales": {**VIEWS, "TEST.AUG.FLIP": False},
-        "scales, mask voting": {**VIEWS, "TEST.AUG.FLIP": False, **MASK_VOTING},
+        "scales": scales,
+        "scales, mask voting": {**scales, **MASK_VOTING},
         "scales, flip": VIEWS,
         "scales, flip, mask voting": {**VIEWS, **MASK_VOTING},
         "scales, flip, box voting": {**VIEWS, **BOX_VOTING},
-        "scales, flip, both votings": {**VIEWS, **VOTING},
+        "scales, flip, mask and box voting": {**VIEWS, **VOTING},
         "the same, tightened boxes": {**VIEWS, **VOTING, **TIGHT},
     }
-    for number, pair in enumerate(pairs[1:], start=2):
-        table[f"model {number}, one view"] = {"TEST.ENSEMBLE.MEMBERS": [pair]}
-    if len(pairs) > 1:
-        ensemble = {"TEST.ENSEMBLE.MEMBERS": pairs}
-        name = f"ensemble of {len(pairs)}"
+    for number, model in enumerate(models[1:], start=2):
+        table[f"model {number}, one view"] = {"TEST.ENSEMBLE.MEMBERS": [model]}
+    if len(models) > 1:
+        ensemble = {"TEST.ENSEMBLE.MEMBERS": models}
+        name = f"ensemble of {len(models)}"
         table[name] = ensemble
-        table[f"{name}, scales, flip, both votings"] = {**ensemble, **VIEWS, **VOTING}
+        table[f"{name}, scales, flip, mask and box voting"] = {**ensemble, **VIEWS, **VOTING}
     return table
 
 
 class Stopwatch(nn.Module):
-    """A model that adds up the seconds it takes."""
+    """Adds up the seconds of all calls of a model."""
 
     def __init__(self, model: nn.Module) -> None:
         super().__init__()
@@ -91,23 +92,22 @@ class Stopwatch(nn.Module):
 
 
 def evaluate(cfg: CfgNode) -> tuple[dict[str, dict[str, float]], float]:
-    """The metrics of a configuration on its first test dataset, and the seconds of its model."""
+    """Return the metrics on the first test dataset and the seconds spent in the model."""
     model = Stopwatch(load_trained_model(cfg)[0])
     dataset = cfg.DATASETS.TEST[0]
     loader = PANetTrainer.build_test_loader(cfg, dataset)
-    with redirect_stdout(io.StringIO()):  # pycocotools' own
+    with redirect_stdout(io.StringIO()):  # of pycocotools
         metrics = inference_on_dataset(model, loader, PANetTrainer.build_evaluator(cfg, dataset))
     return metrics, model.seconds
 
 
 def parse_arguments() -> argparse.Namespace:
-    """The command line."""
+    """Parse the command line."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--config-file", required=True, help="a name of the model zoo, or a file")
-    parser.add_argument(
-        "--weights", nargs="+", required=True, help="trained with it; of several, the first alone"
-    )
-    parser.add_argument("--rows", nargs="+", help="names of the rows to evaluate; all by default")
+    parser.add_argument("--config-file", required=True, help="path or name")
+    weights = "checkpoints; rows without an ensemble use the first one"
+    parser.add_argument("--weights", nargs="+", required=True, metavar="FILE", help=weights)
+    parser.add_argument("--rows", nargs="+", metavar="ROW", help="rows to evaluate; default: all")
     add_debug_argument(parser)
     parser.add_argument("opts", nargs=argparse.REMAINDER, help="configuration KEY VALUE pairs")
     return parser.parse_args()
@@ -119,21 +119,21 @@ def main() -> None:
     args = parse_arguments()
     logging.getLogger("detectron2").setLevel(logging.WARNING)
     file = model_zoo.find_config_file(args.config_file)
-    usual = prepare(load_config(file, [*args.opts, "MODEL.WEIGHTS", args.weights[0]]))
-    if usual.MODEL.DEVICE == "cpu":
+    base = prepare(load_config(file, [*args.opts, "MODEL.WEIGHTS", args.weights[0]]))
+    if base.MODEL.DEVICE == "cpu":
         keep_freed_memory()
     lines, first = [], 0.0
-    table = rows(usual.INPUT.MIN_SIZE_TEST, [[file, weights] for weights in args.weights])
+    table = rows(base.INPUT.MIN_SIZE_TEST, [[file, weights] for weights in args.weights])
     for name in args.rows or table:
         changes = table[check_choice("--rows", name, table)]
-        cfg = usual.clone()
+        cfg = base.clone()
         for key, value in {**OFF, **changes}.items():
             cfg.merge_from_list([key, value])
         metrics, seconds = evaluate(cfg)
         first = first or seconds
-        figures = [metrics[task][metric] for task in ("bbox", "segm") for metric in METRICS]
-        lines.append([name, *figures, seconds / first])
-        print(f"{name}: {figures[0]:.2f} {figures[3]:.2f}", flush=True)
+        values = [metrics[task][metric] for task in ("bbox", "segm") for metric in METRICS]
+        lines.append([name, *values, seconds / first])
+        print(f"{name}: {values[0]:.2f} {values[3]:.2f}", flush=True)
     headers = ["", *(f"{task} {metric}" for task in ("box", "mask") for metric in METRICS), "time"]
     print(tabulate(lines, headers, tablefmt="github", floatfmt=".1f"))
 

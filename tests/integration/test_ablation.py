@@ -1,4 +1,4 @@
-"""The ablation: what its rows are, that they start alike, and that no run is lost or repeated."""
+"""Tests of the ablation benchmark: rows, initial weights, resuming, and the written files."""
 
 import csv
 import json
@@ -54,7 +54,7 @@ def experiment(config_file: Path, tmp_path: Path) -> Experiment:
 
 
 def components(model: nn.Module) -> str:
-    """What a model has of PANet, read from its modules."""
+    """Describe the PANet components of a model, as determined from its modules."""
     heads = model.roi_heads
     box_first, mask_first = (
         next(module for module in head.modules() if isinstance(module, FusedFirstLayer))
@@ -95,7 +95,7 @@ COMPONENTS = {
 
 
 @every_row
-def test_every_row_has_the_components_that_it_names(row: Row) -> None:
+def test_every_row_has_its_components(row: Row) -> None:
     base = str(CONFIGS / "nuclei" / "panet_R18_nuclei.yaml")
     cfg = Experiment(base, (), Path("nowhere")).load_config(row, seed=0)
     cfg.defrost()
@@ -105,11 +105,11 @@ def test_every_row_has_the_components_that_it_names(row: Row) -> None:
 
 
 def stock_name(name: str) -> str:
-    """What detectron2 calls a parameter of the heads."""
+    """Return detectron2's name of a parameter of the heads."""
     return name.replace("fc1.levels.0", "fc1").replace("mask_fcn1.levels.0", "mask_fcn1")
 
 
-def test_the_first_row_computes_what_detectron2s_mask_rcnn_does(experiment: Experiment) -> None:
+def test_the_first_row_equals_the_mask_rcnn_of_detectron2(experiment: Experiment) -> None:
     cfg = experiment.load_config(ROWS["mask-rcnn"], seed=1)
     ours = find_much(build_initial_model(ROWS["mask-rcnn"], lambda row: cfg))
     stock_cfg = cfg.clone()
@@ -123,7 +123,7 @@ def test_the_first_row_computes_what_detectron2s_mask_rcnn_does(experiment: Expe
     assert norms
     assert all(isinstance(norm, nn.GroupNorm) for norm in norms)
     for module in ours.modules():
-        if isinstance(module, nn.GroupNorm):  # so that they matter
+        if isinstance(module, nn.GroupNorm):  # not the identity
             nn.init.uniform_(module.weight, 0.5, 1.5)
             nn.init.normal_(module.bias, std=0.1)
     weights = {stock_name(name): value for name, value in ours.state_dict().items()}
@@ -139,7 +139,7 @@ def test_the_first_row_computes_what_detectron2s_mask_rcnn_does(experiment: Expe
         gradients.append(
             {stock_name(n): p.grad.reshape(weights[stock_name(n)].shape) for n, p in named(model)}
         )
-    # Rounding grows on the way back through many norms, in channels-last on one side.
+    # Rounding errors grow in the backward pass through many norms; one model is channels-last.
     for (found, expected), tolerance in ((losses, 1e-5), (gradients, 2e-2)):
         assert found.keys() == expected.keys()
         for name, value in expected.items():
@@ -179,7 +179,7 @@ def test_rows_start_from_the_weights_of_their_reference(experiment: Experiment) 
     assert not any(torch.equal(first[name], other_seed[name]) for name in weights)
 
 
-def test_training_starts_from_these_weights(
+def test_training_starts_from_the_initial_weights(
     experiment: Experiment, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     started = {}
@@ -196,7 +196,7 @@ def test_training_starts_from_these_weights(
         assert torch.equal(started[name], parameter), name
 
 
-def test_the_data_is_the_same_for_all_rows(experiment: Experiment) -> None:
+def test_all_rows_train_on_the_same_data(experiment: Experiment) -> None:
     def batches(row: Row, seed: int) -> list[tuple[str, Tensor]]:
         loader = build_train_loader(experiment.load_config(row, seed))
         return [(i["file_name"], i["image"]) for batch in islice(loader, 3) for i in batch]
@@ -212,7 +212,9 @@ def test_the_data_is_the_same_for_all_rows(experiment: Experiment) -> None:
     assert [name for name, _ in other] != [name for name, _ in expected]
 
 
-def test_the_shared_layer_is_one_and_all_else_is_as_with_four(experiment: Experiment) -> None:
+def test_the_shared_first_layer_equals_four_with_the_same_weights(
+    experiment: Experiment,
+) -> None:
     cfgs = [experiment.load_config(ROWS[name], 1) for name in ("pooling-shared", "pooling")]
     shared, separate = (PANetTrainer.build_model(cfg) for cfg in cfgs)
     first_layers = [m for m in shared.modules() if isinstance(m, FusedFirstLayer)]
@@ -258,7 +260,7 @@ def test_macs_of_one_more_proposal(experiment: Experiment) -> None:
     assert model.training
 
 
-# Runs of the whole program.
+# Tests of the whole program
 
 
 def run(*arguments: object) -> int:
@@ -280,7 +282,7 @@ def contents(folder: Path) -> dict[str, bytes]:
     }
 
 
-def test_a_stopped_run_goes_on_and_a_finished_one_stays(
+def test_interrupted_trainings_resume_and_finished_ones_are_kept(
     config_file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Any
 ) -> None:
     images: list[str] = []
@@ -295,11 +297,11 @@ def test_a_stopped_run_goes_on_and_a_finished_one_stays(
     monkeypatch.setattr(InstanceMapMapper, "__call__", read_and_record)
     common = ["--config-file", config_file, "--seeds", 1, "--device", "cpu", "--keep-weights"]
     rows = ["--rows", "mask-rcnn", "panet"]
-    undisturbed, stopped = tmp_path / "undisturbed", tmp_path / "stopped"
-    assert run(*common, *rows, "--output-dir", undisturbed) == 0
+    uninterrupted, stopped = tmp_path / "uninterrupted", tmp_path / "stopped"
+    assert run(*common, *rows, "--output-dir", uninterrupted) == 0
     half = len(images) // 2
     assert half >= 12
-    assert images[:half] == images[half:]  # in training, too, rows see the same data
+    assert images[:half] == images[half:]  # both rows train on the same data
 
     before_step, test = PANetTrainer.before_step, PANetTrainer.test
 
@@ -326,7 +328,7 @@ def test_a_stopped_run_goes_on_and_a_finished_one_stays(
     assert run(*common, *rows, "--output-dir", stopped) == 0
     assert images[2 * half :] == images[: 2 * half]  # no iteration was repeated
     for row in ("mask-rcnn", "panet"):
-        files = [folder / row / "seed_1" for folder in (undisturbed, stopped)]
+        files = [folder / row / "seed_1" for folder in (uninterrupted, stopped)]
         assert [path.name for path in files[1].glob("*.pth")] == ["model_final.pth"]
         weights = [torch.load(file / "model_final.pth")["model"] for file in files]
         for name, value in weights[0].items():
@@ -347,14 +349,16 @@ def test_a_stopped_run_goes_on_and_a_finished_one_stays(
         assert run(*common, "--rows", "bottom-up", *change, "--output-dir", stopped) == 2
         error = capsys.readouterr().err
         key = "SOLVER.MAX_ITER" if "--iterations" in change else "SOLVER.AMP.ENABLED"
-        assert f"mask-rcnn/seed_1 is of a training with another configuration ({key})" in error
+        assert (
+            f"mask-rcnn/seed_1 contains a training with a different configuration ({key})" in error
+        )
     assert contents(stopped) == before
     moved = stopped.rename(tmp_path / "moved")
     assert run(*common, *rows, "--output-dir", moved) == 0
     assert contents(moved) == before
 
 
-def test_what_another_process_is_at_is_left_alone(
+def test_trainings_of_other_processes_are_skipped(
     config_file: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     folder = tmp_path / "ablation" / "mask-rcnn" / "seed_1"
@@ -366,18 +370,18 @@ def test_what_another_process_is_at_is_left_alone(
     assert "Other processes" in capsys.readouterr().out
 
 
-def test_processes_write_the_comparison_in_turn(
+def test_only_one_process_writes_the_comparison_at_a_time(
     config_file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     output = tmp_path / "ablation"
     written = []
 
-    def while_others_wait(results: list[Any], folder: Path) -> None:
+    def check_lock(results: list[Any], folder: Path) -> None:
         with pytest.raises(Timeout):
             FileLock(output / "lock").acquire(blocking=False)
         written.append(len(results))
 
-    monkeypatch.setattr(ablation, "write_comparison", while_others_wait)
+    monkeypatch.setattr(ablation, "write_comparison", check_lock)
     arguments = ["--config-file", config_file, "--output-dir", output, "--rows", "mask-rcnn"]
     arguments += ["--device", "cpu", "--iterations", 1]
     assert run(*arguments, "--seeds", 1, 2) == 0
@@ -385,7 +389,7 @@ def test_processes_write_the_comparison_in_turn(
 
 
 @needs.BFLOAT16
-def test_bfloat16_and_what_is_left_of_a_run(config_file: Path, tmp_path: Path) -> None:
+def test_bfloat16_and_the_files_of_a_training(config_file: Path, tmp_path: Path) -> None:
     output = tmp_path / "ablation"
     arguments = ["--config-file", config_file, "--output-dir", output, "--rows", "pooling-shared"]
     arguments += ["--seeds", 3, "--dtype", "bfloat16", "--device", "cpu"]
@@ -410,13 +414,13 @@ def test_bfloat16_and_what_is_left_of_a_run(config_file: Path, tmp_path: Path) -
 
 
 @pytest.mark.parametrize("key", ["DATASETS.TEST", "MODEL.MASK_ON"])
-def test_what_cannot_be_compared_is_refused(
+def test_configurations_that_cannot_be_compared_raise_an_error(
     config_file: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], key: str
 ) -> None:
     value = {"DATASETS.TEST": "()", "MODEL.MASK_ON": "False"}[key]
     output = tmp_path / "ablation"
     assert run("--config-file", config_file, "--output-dir", output, key, value) == 2
-    assert f"base.yaml cannot be compared by box and mask AP; it needs {'MODEL.MASK_ON True'}" in (
+    assert "base.yaml cannot be compared by box and mask AP; it needs MODEL.MASK_ON True" in (
         capsys.readouterr().err
     )
     assert not output.exists()
@@ -425,11 +429,11 @@ def test_what_cannot_be_compared_is_refused(
 @pytest.mark.parametrize(
     ("key", "advice"),
     [
-        ("MODEL.ADAPTIVE_POOLING.FUSION", "among what the rows differ in; choose rows with --rows"),
-        ("SEED", "set by --seeds; leave it out"),
+        ("MODEL.ADAPTIVE_POOLING.FUSION", "set by the rows; choose rows with --rows"),
+        ("SEED", "set by --seeds; remove it"),
     ],
 )
-def test_a_key_without_effect_is_refused(
+def test_keys_without_effect_raise_an_error(
     config_file: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], key: str, advice: str
 ) -> None:
     output = tmp_path / "ablation"
@@ -439,7 +443,7 @@ def test_a_key_without_effect_is_refused(
     assert not output.exists()
 
 
-def test_the_keys_that_arguments_set_exist(experiment: Experiment) -> None:
+def test_keys_set_by_arguments_exist(experiment: Experiment) -> None:
     cfg = experiment.load_config(ROWS["mask-rcnn"], seed=1)
-    for key in ablation.KEYS_OF_ARGUMENTS:
+    for key in ablation.ARGUMENT_OF_KEY:
         assert operator.attrgetter(key)(cfg) is not None

@@ -1,4 +1,4 @@
-"""The benchmarks on images small enough for a test."""
+"""Tests of the inference and training benchmarks, on small images."""
 
 import json
 import sys
@@ -35,7 +35,7 @@ def _small(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(inference, "NUM_DETECTIONS", 5)
 
 
-def test_the_stock_configuration_is_detectron2s() -> None:
+def test_the_stock_configuration_equals_that_of_detectron2() -> None:
     ours = rows.ROWS["stock-fp32"].load_config(CPU)
     folder = DETECTRON2_CONFIGS / "COCO-InstanceSegmentation"
     theirs = get_cfg()
@@ -55,7 +55,7 @@ def test_the_stock_configuration_is_detectron2s() -> None:
     assert rest <= {"MODEL.DEVICE", "MODEL.WEIGHTS"}
 
 
-def test_every_model_goes_on_with_the_same_boxes() -> None:
+def test_every_model_uses_the_given_boxes() -> None:
     generator = torch.Generator().manual_seed(0)
     image = boxes.images(1, generator)
     proposed = [boxes.proposals(boxes.random_boxes(20, generator), CPU)]
@@ -69,7 +69,7 @@ def test_every_model_goes_on_with_the_same_boxes() -> None:
             assert instances.has("pred_masks")
 
 
-def test_the_naive_model_computes_the_same() -> None:
+def test_the_naive_model_gives_the_same_results() -> None:
     generator = torch.Generator().manual_seed(0)
     image = boxes.images(1, generator)
     rois = [boxes.Boxes(boxes.random_boxes(9, generator))]
@@ -106,7 +106,7 @@ def test_report(
     printed = capsys.readouterr().out
     if not has_fast_bfloat16():
         names.remove("panet-2fc-bf16")
-        assert "panet-2fc-bf16 is left out" in printed
+        assert "panet-2fc-bf16 is skipped" in printed
     report = json.loads(file.read_text())
     *rows_by_stage, peer = report["rows"]
     assert [row["name"] for row in report["rows"]] == ["stock-fp32", *names]
@@ -124,8 +124,7 @@ def test_report(
     assert "torchvision-fp32" in printed
 
 
-def test_what_is_computed_is_counted() -> None:
-    """The project's operations do the multiply-adds of the naive model's."""
+def test_optimized_and_naive_models_have_the_same_macs() -> None:
     generator = torch.Generator().manual_seed(0)
     image = boxes.images(1, generator)
     proposed = [boxes.proposals(boxes.random_boxes(20, generator), CPU)]
@@ -138,21 +137,21 @@ def test_what_is_computed_is_counted() -> None:
         with torch.no_grad(), boxes.forced(model, proposed, detected), flop_counter() as counter:
             model(image)
         counted.append(counter.get_total_flops())
-    # Of the last mask layer's classes only one is computed.
+    # The optimized model computes the last mask layer for one class only.
     assert counted[0] == pytest.approx(counted[1], rel=0.02)
 
 
-def test_rows_in_bfloat16_are_left_out_where_they_would_not_end(
+def test_bfloat16_rows_are_skipped_on_cpus_without_instructions(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setattr(measure, "has_fast_bfloat16", lambda: False)
     names = ["stock-fp32", "stock-bf16"]
-    assert measure.without_hopeless_rows(names, CPU) == ["stock-fp32"]
-    assert "stock-bf16 is left out" in capsys.readouterr().out
-    assert measure.without_hopeless_rows(names, torch.device("cuda")) == names
+    assert measure.supported_rows(names, CPU) == ["stock-fp32"]
+    assert "stock-bf16 is skipped" in capsys.readouterr().out
+    assert measure.supported_rows(names, torch.device("cuda")) == names
 
 
-def test_peak_memory_is_measured_in_a_process_of_its_own(
+def test_peak_memory_is_measured_in_its_own_process(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     arguments = ["--device", "cpu", "--peak-memory-of", "stock-fp32"]

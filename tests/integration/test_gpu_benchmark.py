@@ -1,4 +1,4 @@
-"""benchmarks/gpu.py, on the CPU."""
+"""Tests of benchmarks/gpu.py on the CPU."""
 
 import json
 import subprocess
@@ -17,12 +17,12 @@ import inference
 import training
 from gpu_steps import PARTS, Extent
 
-MACHINE = {"device": "a card"}
+MACHINE = {"device": "a GPU"}
 
 
 @pytest.fixture(autouse=True)
-def _sizes_for_this_test_alone(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A dry run's are for a whole process."""
+def _restore_sizes(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Restore the sizes that a dry run changes for the whole process."""
     monkeypatch.setattr(boxes, "IMAGE_SIZE", boxes.IMAGE_SIZE)
     for module in (inference, training):
         monkeypatch.setattr(module, "NUM_PROPOSALS", module.NUM_PROPOSALS)
@@ -38,7 +38,7 @@ def dry_run(folder: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run(command, capture_output=True, text=True)
 
 
-def test_a_dry_run_does_every_step_and_a_second_one_only_what_is_missing(tmp_path: Path) -> None:
+def test_dry_run_runs_all_steps_and_a_second_one_only_missing_ones(tmp_path: Path) -> None:
     run = dry_run(tmp_path)
     assert run.returncode == 0, run.stdout + run.stderr
     file = tmp_path / "dry_run.json"
@@ -56,14 +56,14 @@ def test_a_dry_run_does_every_step_and_a_second_one_only_what_is_missing(tmp_pat
     printed = dry_run(tmp_path, "--parts", "speed", "compiled").stdout
     assert "compiled: latency stock-fp32, torch.compile" in printed
     assert printed.count(" s\n") == 1
-    content["machine"]["device"] = "another card"
+    content["machine"]["device"] = "another GPU"
     file.write_text(json.dumps(content))
     other = dry_run(tmp_path, "--parts", "compiled")
     assert other.returncode == 2
-    assert "dry_run.json is of another machine" in other.stderr
+    assert "dry_run.json is from another machine" in other.stderr
 
 
-def test_a_step_that_fails_is_kept_and_tried_again(
+def test_failed_steps_are_recorded_and_repeated(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     outcomes = iter([RuntimeError("out of memory"), figures(1.0)])
@@ -85,7 +85,7 @@ def test_a_step_that_fails_is_kept_and_tried_again(
     assert json.loads(file.read_text())["parts"]["speed"]["a"] == figures(1.0)
 
 
-def test_ratios_are_those_to_the_stock_model_in_the_same_precision() -> None:
+def test_ratios_are_to_the_stock_model_in_the_same_precision() -> None:
     speed = {
         "latency stock-fp32": figures(4.0),
         "latency stock-bf16": figures(2.0),
@@ -104,7 +104,7 @@ def test_ratios_are_those_to_the_stock_model_in_the_same_precision() -> None:
     assert cells["panet-2fc-bf16, CUDA graph"][1] == "0.50"
 
 
-def test_without_a_gpu_it_says_so(
+def test_without_a_gpu_an_error_is_raised(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setattr("torch.cuda.is_available", lambda: False)
@@ -114,12 +114,12 @@ def test_without_a_gpu_it_says_so(
     assert "There is no GPU" in capsys.readouterr().err
 
 
-def test_a_part_ends_at_the_deadline_with_what_it_has_started(tmp_path: Path) -> None:
+def test_a_part_and_its_child_processes_end_at_the_deadline(tmp_path: Path) -> None:
     file = tmp_path / "pid"
     command = ["sh", "-c", f"sleep 60 & echo $! > {file}; wait"]
     with pytest.raises(subprocess.TimeoutExpired):
         gpu.run_until(time.monotonic() + 1, command)
     process = Path("/proc", file.read_text().strip(), "status")
     while process.exists() and "zombie" not in process.read_text():
-        time.sleep(0.01)  # that it was killed takes effect in a moment
+        time.sleep(0.01)  # until the signal takes effect
     assert gpu.run_until(time.monotonic() + 10, ["sh", "-c", "exit 3"]) == 3

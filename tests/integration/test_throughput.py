@@ -1,4 +1,4 @@
-"""The benchmark of whole commands, at a size for a test."""
+"""Tests of the throughput benchmark, on small images."""
 
 import json
 import sys
@@ -21,7 +21,7 @@ IMAGES = 3
 def config_file(tiny_cfg: CfgNode, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.setattr(throughput, "IMAGE_SIZE", (72, 96))
     monkeypatch.setattr(throughput, "NUM_DETECTIONS", {"predict": 4, "evaluate": 6})
-    monkeypatch.setattr(throughput, "keep_freed_memory", lambda: None)  # for all other tests
+    monkeypatch.setattr(throughput, "keep_freed_memory", lambda: None)  # would affect other tests
     file = tmp_path / "config.yaml"
     file.write_text(tiny_cfg.dump())
     return file
@@ -45,16 +45,16 @@ def test_report(
     def measure_here(task: str, by: str, folder: Path) -> list[float]:
         capsys.readouterr()
         run(monkeypatch, "--only", task, by, folder, *options)
-        seconds, of_processors = json.loads(capsys.readouterr().out.splitlines()[-1])
-        assert min(seconds, of_processors) > 0
+        seconds, cpu_seconds = json.loads(capsys.readouterr().out.splitlines()[-1])
+        assert min(seconds, cpu_seconds) > 0
         files = [*folder.rglob("results.json"), *folder.rglob("coco_instances_results.json")]
-        found = [json.loads(file.read_text()) for file in files]
+        results = [json.loads(file.read_text()) for file in files]
         for file in files:
             file.unlink()
         number = throughput.NUM_DETECTIONS[task]
-        assert sorted(map(len, found)) == [number, IMAGES * number]  # warmed up, then measured
-        written[task, by] = max(found, key=len)
-        return [seconds, of_processors]
+        assert sorted(map(len, results)) == [number, IMAGES * number]  # of warm-up and measurement
+        written[task, by] = max(results, key=len)
+        return [seconds, cpu_seconds]
 
     monkeypatch.setattr(throughput, "measure_in_new_process", measure_here)
     run(monkeypatch, *options, "--json", report_file)
@@ -68,16 +68,16 @@ def test_report(
         assert stock["ratio_to_stock"] == 1
         ratio = ours["images_per_second"] / stock["images_per_second"]
         assert ours["ratio_to_stock"] == pytest.approx(ratio)
-    assert "processor seconds an image" in capsys.readouterr().out
-    for task in throughput.TASKS:  # all find and write the same
-        theirs, ours = written[task, "detectron2"], written[task, "panet"]
-        for one, other in zip(theirs, ours, strict=True):
+    assert "CPU seconds per image" in capsys.readouterr().out
+    for task in throughput.TASKS:  # both give the same results
+        stock, ours = written[task, "detectron2"], written[task, "panet"]
+        for one, other in zip(stock, ours, strict=True):
             assert one["bbox"] == pytest.approx(other["bbox"], abs=1e-3)
             assert one["score"] == pytest.approx(other["score"], abs=1e-6)
             assert one["segmentation"] == other["segmentation"]
 
 
-def test_each_is_measured_in_a_process_of_its_own(
+def test_each_is_measured_in_its_own_process(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     program = tmp_path / "program.py"
@@ -88,7 +88,7 @@ def test_each_is_measured_in_a_process_of_its_own(
     assert arguments[4:] == ["--images", "3", "--opts", "SEED", "4"]
 
 
-def test_trained_weights_find_what_they_find(
+def test_detections_of_trained_weights_are_not_replaced(
     config_file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     weights = tmp_path / "model.pth"

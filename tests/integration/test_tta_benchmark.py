@@ -1,4 +1,4 @@
-"""The table of testing tricks, on small models."""
+"""Tests of the TTA benchmark, on small models."""
 
 import sys
 from pathlib import Path
@@ -27,10 +27,10 @@ def run(arguments: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
     tta.main()
 
 
-def test_a_row_for_each_trick(
+def test_table_has_a_line_per_row(
     arguments: list[str], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    chosen = ["one view", "scales, flip, both votings", "model 2, one view", "ensemble of 2"]
+    chosen = ["one view", "scales, flip, mask and box voting", "model 2, one view", "ensemble of 2"]
     run([*arguments, "--rows", *chosen], monkeypatch)
     lines = capsys.readouterr().out.splitlines()[-6:]
     assert [cell.strip() for cell in lines[0].split("|")[2:5]] == ["box AP", "box AP50", "box AP75"]
@@ -38,14 +38,14 @@ def test_a_row_for_each_trick(
     assert list(table) == chosen
     times = [float(cells[-1]) for cells in table.values()]
     assert times[0] == 1.0
-    assert times[1] > 1.5, "four views take longer than one"
+    assert times[1] > 1.5, "TTA with four views takes longer than one view"
 
 
-def test_every_row_differs_from_the_first_in_what_it_is_called() -> None:
+def test_rows_set_the_options_in_their_names() -> None:
     table = tta.rows(96, [["a.yaml", "a.pth"], ["b.yaml", "b.pth"]])
     for name, changes in table.items():
         assert ("TEST.BOX_VOTING.ENABLED" in changes) == (
-            "box voting" in name or "both" in name or "the same" in name
+            "box voting" in name or "the same" in name
         )
         assert ("TEST.TIGHTEN_BOXES" in changes) == ("tightened" in name)
         assert ("TEST.AUG.ENABLED" in changes) == any(
@@ -56,7 +56,7 @@ def test_every_row_differs_from_the_first_in_what_it_is_called() -> None:
         )
 
 
-def test_unknown_rows_are_refused(
+def test_unknown_rows_raise_an_error(
     arguments: list[str], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     with pytest.raises(SystemExit):

@@ -1,7 +1,10 @@
 """Configuration keys added to detectron2's, and loading of YAML configurations."""
 
+import ast
 from collections.abc import Sequence
+from contextlib import suppress
 from pathlib import Path
+from typing import Any
 
 from detectron2.config import CfgNode, get_cfg
 
@@ -199,5 +202,16 @@ def load_config(config_file: str = "", overrides: Sequence[str] = ()) -> CfgNode
         if config_file:
             # The unsafe loader would execute code from YAML tags.
             cfg.merge_from_file(config_file, allow_unsafe=False)
-        cfg.merge_from_list(list(overrides))
+        cfg.merge_from_list([_parse_section(item) for item in overrides])
     return cfg
+
+
+def _parse_section(item: str) -> Any:
+    """Parse the dictionary of an override such as ``MODEL.TIMM.ARGUMENTS "{}"``.
+
+    yacs replaces a section by a dictionary, but not by a string that holds one.
+    """
+    if isinstance(item, str) and item.startswith("{"):
+        with suppress(ValueError, SyntaxError):
+            return ast.literal_eval(item)
+    return item

@@ -134,7 +134,9 @@ def check(source: Source, processes: int) -> Checked:
     images: list[CheckedImage] = []
     if isinstance(content.get("images"), list):
         reading = check_images(content, source.image_root, processes)
-        images = list(tqdm(reading, f"images of {source.name}", len(content["images"])))
+        images = list(
+            tqdm(reading, f"images of {source.name}", len(content["images"]), disable=None)
+        )
     defects += [defect for image in images for defect in image.defects]
     defects += duplicated_content(images, images, file, file)
     return Checked(source, content, defects, images)
@@ -201,7 +203,7 @@ def draw_classes(counts: dict[str, int], title: str, path: Path) -> None:
 def draw_samples(records: Sequence[dict[str, Any]], classes: list[str], folder: Path) -> None:
     folder.mkdir(parents=True, exist_ok=True)
     metadata = Metadata(thing_classes=classes)
-    for number, record in enumerate(tqdm(records, "samples", leave=False), 1):
+    for number, record in enumerate(tqdm(records, "samples", leave=False, disable=None), 1):
         drawing = Visualizer(read_image(record["file_name"], "RGB"), metadata)
         picture = drawing.draw_dataset_dict(record).get_image()
         Image.fromarray(picture).save(folder / f"{number:03d}.jpg")

@@ -29,7 +29,7 @@ def main(args: argparse.Namespace) -> None:
         class_file = args.class_file or find_class_file(args.input)
         classes = yolo_classes(class_file)
     converted = []
-    for item in tqdm(items, "images"):
+    for item in tqdm(items, "images", disable=None):
         converted.append(convert_item(args.source, item, args.box_masks, class_file))
     content = to_coco(converted, classes)
     args.output.parent.mkdir(parents=True, exist_ok=True)

@@ -41,30 +41,31 @@ def main(args: argparse.Namespace) -> None:
 @exit_on_user_error()
 def run(args: argparse.Namespace) -> Any:
     """Train or evaluate in this process."""
+    name = args.config_file
     trainer_class, cfg = setup(args)
     trainer_class.check_data(cfg, ("TEST",) if args.eval_only else ("TRAIN", "TEST"))
     if trainer_class.read_settings(cfg).device == "cpu":
         limit_cpu_threads(comm.get_local_size())
         keep_freed_memory()
     if not args.quiet:
-        return train_or_evaluate(args, trainer_class, cfg)
+        return train_or_evaluate(args, trainer_class, cfg, name)
     with console.metrics_to_file():
-        results = train_or_evaluate(args, trainer_class, cfg)
+        results = train_or_evaluate(args, trainer_class, cfg, name)
     if comm.is_main_process():
         console.print_results(results)
     return results
 
 
 def train_or_evaluate(
-    args: argparse.Namespace, trainer_class: type[PANetTrainer], cfg: Any
+    args: argparse.Namespace, trainer_class: type[PANetTrainer], cfg: Any, name: str
 ) -> dict[str, Any] | None:
-    """Train or evaluate, and return the metrics on the main process."""
+    """Train or evaluate the configuration ``name``; the metrics, on the main process."""
     if args.eval_only:
         return trainer_class.evaluate(cfg, resume=args.resume)
     trainer = trainer_class(cfg)
     trainer.resume_or_load(resume=args.resume)
     if args.quiet and comm.is_main_process():
-        console.print_run(args.config_file, trainer)
+        console.print_run(name, trainer)
         if not sys.stderr.isatty():  # at a terminal the trainer has a bar
             trainer.register_hooks([ProgressBar()])
     results: dict[str, Any] | None = trainer.train()

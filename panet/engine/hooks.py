@@ -94,13 +94,11 @@ class ProgressBar(HookBase):
             self._next_line = now + self.seconds
             done = iteration - self.trainer.start_iter
             left = (now - self._start) / done * (self.trainer.max_iter - iteration)
-            figures = "".join(f", {name} {value}" for name, value in self._figures().items())
-            print(
-                f"training   {iteration:,}/{self.trainer.max_iter:,}{figures}, "
-                f"{tqdm.format_interval(left)} left",
-                file=sys.stderr,
-                flush=True,
-            )
+            parts = [f"training   {iteration:,}/{self.trainer.max_iter:,}"]
+            parts += [f"{name} {value}" for name, value in self._figures().items()]
+            if done > 1:  # the first iteration takes longer than others
+                parts.append(f"{tqdm.format_interval(left)} left")
+            print(", ".join(parts), file=sys.stderr, flush=True)
 
     def _figures(self) -> dict[str, str]:
         storage = self.trainer.storage

@@ -36,12 +36,14 @@ def _explain(message: str, cfg: CfgNode) -> str:
         close = closest(unknown[1], _keys(cfg), count=1)
         return f"There is no configuration key {unknown[1]}; the closest is {close[0]}."
     if mismatch := re.search(
-        r"Type mismatch \(<class '(\w+)'> vs\. <class '(\w+)'>\) with values "
+        r"Type mismatch \(<class '[\w.]*?(\w+)'> vs\. <class '[\w.]*?(\w+)'>\) with values "
         r"\((.*) vs\. (.*)\) for config key: (\S+)",
         message,
         re.DOTALL,
     ):
-        expected, given, default, value, key = mismatch.groups()
+        expected, given, default, value, key = (
+            " ".join(group.split()) for group in mismatch.groups()
+        )
         return f"{key} is {value}, of type {given}; it must be of type {expected}, like {default}."
     if "odd length" in message:
         return "The last configuration key on the command line has no value; give KEY VALUE pairs."

@@ -23,6 +23,7 @@ from panet.modeling.box_head import PANetBoxHead
 from panet.modeling.pafpn import PAFPN
 from panet.modeling.pooler import AllLevelPooler
 from panet.prepare import prepare
+from panet.utils.errors import UserError
 
 FILES = sorted(p for p in CONFIGS.rglob("*.yaml") if not p.name.startswith("Base-"))
 every_file = pytest.mark.parametrize(
@@ -438,3 +439,15 @@ def test_todays_recipes(name: str, drop_path: float) -> None:
     assert any(n.startswith("backbone.bottom_up") and n.endswith("weight") for n in decayed)
     exempt = ("relative_position_bias_table", ".gamma", ".norm.weight", ".norm1.weight")
     assert not [n for n in decayed if n.endswith(exempt)]
+
+
+@pytest.mark.parametrize(
+    ("value", "expected"), [("{}", {}), ("{'drop_path_rate': 0.1}", {"drop_path_rate": 0.1})]
+)
+def test_a_dictionary_replaces_a_section(value: str, expected: dict[str, float]) -> None:
+    file = str(CONFIGS / "timm" / "panet_convnext_T.yaml")
+    cfg = load_config(file, ["MODEL.TIMM.ARGUMENTS", value])
+    assert dict(cfg.MODEL.TIMM.ARGUMENTS) == expected
+    with pytest.raises(UserError, match="ARGUMENTS is .* it must be of type CfgNode") as error:
+        load_config(file, ["MODEL.TIMM.ARGUMENTS", "1"])
+    assert "\n" not in str(error.value)

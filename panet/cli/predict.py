@@ -29,9 +29,9 @@ from panet.utils.errors import exit_on_user_error
 def main(args: argparse.Namespace) -> int:
     """Run the command; 1 if an input could not be read."""
     check_gpus(args.num_gpus)
+    files = find_files(args.inputs, excluded=args.output)
     cfg = prediction_config(args.config_file, args.weights, args.score_threshold, args.opts)
     settings = prediction_settings(cfg)
-    files = find_files(args.inputs, excluded=args.output)
     folder = ResultsFolder(args.output, not args.no_pictures, args.masks)
     with locked(args.output):
         root = start(args.output, settings, files, args.start_over)

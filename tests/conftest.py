@@ -1,4 +1,4 @@
-"""A model and a dataset small enough for every test."""
+"""Fixtures with a small model and a small dataset."""
 
 import atexit
 import os
@@ -7,10 +7,10 @@ import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
-# Processes that run tests side by side share the cores. PyTorch reads it when it is imported.
+# Parallel test processes share the cores. PyTorch reads the variable on import.
 if "PYTEST_XDIST_WORKER" in os.environ:
     os.environ.setdefault("OMP_NUM_THREADS", "1")
-# Read when detectron2 and panet are imported.
+# detectron2 and panet read this on import.
 os.environ["DETECTRON2_DATASETS"] = tempfile.mkdtemp(prefix="panet-tests-")
 
 import pytest
@@ -27,7 +27,7 @@ atexit.register(shutil.rmtree, os.environ["DETECTRON2_DATASETS"], ignore_errors=
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Mark what lies in ``tests/integration``."""
+    """Mark the tests in ``tests/integration``."""
     for item in items:
         if item.path.parent.name == "integration":
             item.add_marker(pytest.mark.integration)
@@ -36,12 +36,12 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 @pytest.fixture(autouse=True)
 def _reproducible() -> None:
     torch.manual_seed(0)
-    torch.backends.cudnn.allow_tf32 = False  # on a GPU single precision is compared as such
+    torch.backends.cudnn.allow_tf32 = False  # full single precision on GPUs
 
 
 @pytest.fixture(scope="session")
 def tiny_dataset(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
-    """The name of a registered dataset of 12 images of shapes."""
+    """Register a dataset of 12 images of shapes and yield its name."""
     root = tmp_path_factory.mktemp("tiny")
     name = "tiny_shapes"
     shapes.write_split(shapes.Split("tiny", 12, seed=7), root / "images", root / "tiny.json")
@@ -53,7 +53,7 @@ def tiny_dataset(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
 
 @pytest.fixture
 def tiny_cfg(tiny_dataset: str, tmp_path: Path) -> CfgNode:
-    """The quick configuration, smaller, on the tiny dataset."""
+    """Return a smaller version of the quick configuration, on the tiny dataset."""
     config_file = CONFIGS / "quick" / "panet_R18_shapes.yaml"
     cfg = load_config(str(config_file), ["MODEL.DEVICE", "cpu"])
     cfg.MODEL.ADAPTIVE_POOLING.RECOMPUTE = True

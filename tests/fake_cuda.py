@@ -1,8 +1,8 @@
-"""Tensors on CUDA without a GPU: they have shapes, devices and dtypes, but no contents.
+"""Fake CUDA tensors without a GPU: they have shapes, devices and dtypes, but no data.
 
-PyTorch's ``FakeTensorMode`` runs layers on such tensors, and raises an error where devices mix. To
-run a whole detector it lacks results for what depends on contents, a backward pass, and the checks
-of dtypes that are left to CUDA's kernels.
+PyTorch's ``FakeTensorMode`` runs layers on fake tensors and raises an error if devices are mixed.
+This module adds what a whole detector also needs: outputs of operators whose shape depends on the
+data, a backward pass, and the dtype checks of CUDA kernels.
 """
 
 import contextlib
@@ -25,33 +25,33 @@ from torch.utils._pytree import tree_leaves
 
 aten, vision = torch.ops.aten, torch.ops.torchvision
 
-# One for all, as tensors of one mode cannot be used in another.
+# Shared by all contexts, because fake tensors of different modes cannot be mixed.
 _FAKES = FakeTensorMode(allow_non_fake_inputs=True)
 
-# Sizes come from tensors of a few numbers, whose contents are kept.
-_MOST_KEPT = 16
-# Of those that meet a condition; some of them are gone through one by one.
-_MOST_ROWS = 6
+# The data of tensors with at most this many elements is kept, because they may contain sizes.
+_MAX_KEPT = 16
+# Maximum number of elements that meet a condition; the code under test loops over some of them.
+_MAX_SELECTED = 6
 
 
 @contextlib.contextmanager
 def fake_cuda() -> Iterator[None]:
-    """Make all new tensors fake ones, on "cuda" where that is asked for.
+    """Create all new tensors as fake tensors, including those on "cuda".
 
-    Other tensors become fake where they are used, on the device that they are on. A model is built
-    on "meta" before, and then moved to "cuda", as fake parameters cannot be moved.
+    Existing tensors become fake when used, on their device. Build a model on "meta" outside of this
+    context and move it to "cuda" inside, because fake parameters cannot be moved.
     """
     with _FAKES, contextlib.ExitStack() as stack:
-        for owner, name, stand_in in _STAND_INS:
-            stack.enter_context(mock.patch.object(owner, name, stand_in))
-        stack.enter_context(_Contents())
+        for owner, name, replacement in _REPLACEMENTS:
+            stack.enter_context(mock.patch.object(owner, name, replacement))
+        stack.enter_context(_DataDependentMode())
         yield
 
 
-class _Contents(TorchDispatchMode):
-    """Invents what depends on contents, and refuses what only kernels refuse.
+class _DataDependentMode(TorchDispatchMode):
+    """Invents data-dependent outputs and raises the errors that only kernels raise.
 
-    A condition on as many elements is always met by as many of them.
+    The number of elements that meet a condition depends only on the number of all elements.
     """
 
     def __torch_dispatch__(
@@ -62,14 +62,14 @@ class _Contents(TorchDispatchMode):
         kwargs: dict[str, Any] | None = None,
     ) -> Any:
         kwargs = kwargs or {}
-        _refuse(func, args, kwargs)
+        _check_dtypes(func, args, kwargs)
         if func.overloadpacket in (aten.index, aten.index_put, aten.index_put_):
             source, indices, *rest = args
-            args = (source, _without_conditions(indices), *rest)
-        return _INVENTED.get(func, func)(*args, **kwargs)
+            args = (source, _to_integers(indices), *rest)
+        return _DATA_DEPENDENT.get(func, func)(*args, **kwargs)
 
 
-_OF_ONE_DTYPE = (
+_SINGLE_DTYPE = (
     aten.addmm,
     aten.convolution,
     aten.convolution_backward,
@@ -82,25 +82,25 @@ _OF_ONE_DTYPE = (
 )
 
 
-def _refuse(func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
-    """Raise what PyTorch raises on CUDA, for dtypes that mix and for kernels that it lacks."""
-    of_one_dtype = func.overloadpacket in _OF_ONE_DTYPE
-    if not of_one_dtype and func.namespace not in ("mkldnn", "torchvision"):
+def _check_dtypes(func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+    """Raise PyTorch's errors on CUDA for mixed dtypes and missing kernels."""
+    single_dtype = func.overloadpacket in _SINGLE_DTYPE
+    if not single_dtype and func.namespace not in ("mkldnn", "torchvision"):
         return
     tensors = [leaf for leaf in tree_leaves((args, kwargs)) if isinstance(leaf, Tensor)]
     dtypes = {tensor.dtype for tensor in tensors if tensor.is_floating_point()}
-    if of_one_dtype and len(dtypes) > 1:
-        raise RuntimeError(f"{func} takes one dtype, not {dtypes}.")
+    if single_dtype and len(dtypes) > 1:
+        raise RuntimeError(f"{func} needs tensors of the same dtype, not {dtypes}.")
     if not any(tensor.is_cuda for tensor in tensors):
         return
     if func.namespace == "mkldnn":
-        raise NotImplementedError(f"{func} is for the CPU.")
+        raise NotImplementedError(f"{func} has no CUDA kernel.")
     if func.namespace == "torchvision" and torch.bfloat16 in dtypes:
-        raise NotImplementedError(f"{func} is not there for bfloat16 on CUDA.")
+        raise NotImplementedError(f"{func} has no CUDA kernel for bfloat16.")
 
 
 def _count(elements: int) -> int:
-    return min((elements + 1) // 2, _MOST_ROWS)
+    return min((elements + 1) // 2, _MAX_SELECTED)
 
 
 def _nonzero(condition: Tensor) -> Tensor:
@@ -108,12 +108,12 @@ def _nonzero(condition: Tensor) -> Tensor:
     return torch.empty(shape, dtype=torch.int64, device=condition.device)
 
 
-def _without_conditions(indices: Iterable[Tensor | None]) -> list[Tensor | None]:
-    """Integers that index as conditions among ``indices`` do."""
+def _to_integers(indices: Iterable[Tensor | None]) -> list[Tensor | None]:
+    """Replace boolean masks among ``indices`` by integer indices."""
     integers: list[Tensor | None] = []
     for index in indices:
-        is_condition = index is not None and index.dtype in (torch.bool, torch.uint8)
-        integers += _nonzero(index).unbind(1) if is_condition else [index]
+        is_mask = index is not None and index.dtype in (torch.bool, torch.uint8)
+        integers += _nonzero(index).unbind(1) if is_mask else [index]
     return integers
 
 
@@ -141,40 +141,40 @@ def _repeat_interleave(repeats: Tensor, *, output_size: int | None = None) -> Te
 
 
 def _to_copy(x: Tensor, **options: Any) -> Tensor:
-    """On "cuda" a fake tensor keeps no contents, so that they are written down beside it."""
+    """Store known data in an attribute, because fake tensors on "cuda" do not keep it."""
     copied = aten._to_copy.default(x, **options)
-    copied.contents = _kept(x)
+    copied.kept_data = _kept(x)
     return copied
 
 
 def _view(func: Any, x: Tensor, *shape: Any, **options: Any) -> Tensor:
-    """A view, as repeat_interleave makes some of its only number."""
+    """Keep known data in 1-D views, such as the expanded ones that repeat_interleave creates."""
     view = func(x, *shape, **options)
-    contents = _kept(x)
-    if contents and x.dim() == view.dim() == 1:
-        view.contents = contents * (len(view) // len(contents))
+    data = _kept(x)
+    if data and x.dim() == view.dim() == 1:
+        view.kept_data = data * (len(view) // len(data))
     return view
 
 
 def _kept(x: Tensor) -> Any:
-    """The contents as lists of numbers; None if they are unknown."""
+    """Return the data as nested lists; None if it is unknown."""
     known = x.constant if isinstance(x, FakeTensor) else x
     if known is None:
-        return getattr(x, "contents", None)
-    if known.is_meta or known.numel() > _MOST_KEPT:
+        return getattr(x, "kept_data", None)
+    if known.is_meta or known.numel() > _MAX_KEPT:
         return None
     with no_dispatch():
         return known.tolist()
 
 
 def _item(x: Tensor) -> bool | int | float:
-    contents = _kept(x)
-    if contents is not None:
-        return contents
+    data = _kept(x)
+    if data is not None:
+        return data
     return True if x.dtype == torch.bool else 1.0 if x.is_floating_point() else 1
 
 
-_INVENTED = {
+_DATA_DEPENDENT = {
     aten._local_scalar_dense.default: _item,
     aten._to_copy.default: _to_copy,
     aten._unique2.default: _unique,
@@ -189,7 +189,7 @@ _INVENTED = {
 
 def _numpy(x: Tensor) -> npt.NDArray[Any]:
     if x.is_cuda:
-        raise TypeError("A tensor on CUDA becomes no array; copy it to the CPU before.")
+        raise TypeError("A CUDA tensor cannot be converted to NumPy; copy it to the CPU first.")
     return np.zeros(x.shape, str(x.dtype).removeprefix("torch."))
 
 
@@ -197,24 +197,24 @@ def _address(x: Tensor) -> int:
     return x.untyped_storage()._cdata + x.storage_offset() * x.element_size()
 
 
-_plain_as_tensor = torch.as_tensor
+_torch_as_tensor = torch.as_tensor
 
 
 def _as_tensor(data: Any, **options: Any) -> Tensor:
-    """PyTorch's own reads scalars of a list past all modes, and so from CUDA itself."""
+    """Convert scalar tensors in a list first: PyTorch bypasses all modes to read their values."""
     if isinstance(data, list):
         data = [item.item() if isinstance(item, Tensor) else item for item in data]
-    return _plain_as_tensor(data, **options)
+    return _torch_as_tensor(data, **options)
 
 
-_STAND_INS: Sequence[tuple[Any, str, Any]] = (
-    # Without a GPU, autocast on it would be disabled.
+_REPLACEMENTS: Sequence[tuple[Any, str, Any]] = (
+    # Keeps CUDA autocast enabled without a GPU.
     (torch.cuda.amp.common, "amp_definitely_not_available", lambda: False),
     (torch.cuda, "is_bf16_supported", lambda: True),
     (torch, "as_tensor", _as_tensor),
-    (fake_tensor, "CONSTANT_NUMEL_LIMIT", _MOST_KEPT),
+    (fake_tensor, "CONSTANT_NUMEL_LIMIT", _MAX_KEPT),
     (FakeTensor, "data_ptr", _address),
-    # PyTorch's own would copy memory that is not there.
+    # The original copies memory, which fake tensors do not have.
     (FakeTensor, "__deepcopy__", lambda x, _memo: x.clone()),
     (FakeTensor, "numpy", _numpy),
 )
@@ -222,7 +222,7 @@ _STAND_INS: Sequence[tuple[Any, str, Any]] = (
 
 @torch.no_grad()
 def backward(loss: Tensor) -> None:
-    """``loss.backward()`` for fake tensors: PyTorch's own asks CUDA for its streams."""
+    """Compute ``loss.backward()`` for fake tensors; PyTorch's needs CUDA streams."""
     gradients: dict[Any, list[Tensor | None]] = {loss.grad_fn: [torch.ones_like(loss)]}
     for node in _from_outputs_to_inputs(loss.grad_fn):
         given = gradients.pop(node, None)
@@ -242,7 +242,7 @@ def backward(loss: Tensor) -> None:
 
 
 def _from_outputs_to_inputs(root: Any) -> list[Any]:
-    """The nodes of a graph, every one after those that it gets gradients from."""
+    """Sort the nodes of a graph topologically, starting at the root."""
     finished: dict[Any, None] = {}
     waiting = [root]
     while waiting:
@@ -258,21 +258,21 @@ def _from_outputs_to_inputs(root: Any) -> list[Any]:
 def _differentiate(
     node: Any, gradients: Sequence[Tensor | None]
 ) -> Iterator[tuple[tuple[Any, int], Tensor]]:
-    """The gradients by the inputs of a node, each with the node and output that it is of."""
+    """Yield the gradients of a node's inputs, each with its source node and output number."""
     edges = node.next_functions
-    if isinstance(node, BackwardCFunction):  # which a subclass of torch.autograd.Function has
+    if isinstance(node, BackwardCFunction):  # of a subclass of torch.autograd.Function
         given = [
             torch.zeros(output.shape, dtype=output.dtype, device=output.device) if g is None else g
             for output, g in zip(node._input_metadata, gradients)
         ]
-        found = node.apply(*given)
-        # There is a gradient for every argument, but an edge for tensors only.
-        found = found if isinstance(found, tuple) else (found,)
-        found = [g for g, needed in zip(found, node.needs_input_grad) if needed]
+        results = node.apply(*given)
+        # All arguments have a gradient, but only tensors have an edge.
+        results = results if isinstance(results, tuple) else (results,)
+        results = [g for g, needed in zip(results, node.needs_input_grad) if needed]
         edges = [edge for edge in edges if edge[0] is not None]
     else:
-        found = node(*gradients)
-        found = found if isinstance(found, tuple) else (found,)
-    for edge, gradient in zip(edges, found, strict=True):
+        results = node(*gradients)
+        results = results if isinstance(results, tuple) else (results,)
+    for edge, gradient in zip(edges, results, strict=True):
         if edge[0] is not None and gradient is not None:
             yield edge, gradient

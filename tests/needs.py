@@ -1,4 +1,4 @@
-"""What a test needs of the machine."""
+"""Requirements of tests on hardware and installed packages."""
 
 import inspect
 
@@ -9,23 +9,23 @@ from detectron2.data import build
 from panet.utils.cpu import has_fast_bfloat16
 
 BFLOAT16 = pytest.mark.skipif(
-    not has_fast_bfloat16(), reason="this CPU has no instructions for bfloat16"
+    not has_fast_bfloat16(), reason="needs a CPU with bfloat16 instructions"
 )
 
 NEWEST_DETECTRON2 = pytest.mark.skipif(
     "prefetch_factor" not in inspect.signature(build.build_batch_data_loader).parameters,
-    reason="this detectron2 is older than its newest sources",
+    reason="needs a newer detectron2",
 )
 
 DEVICES = [
     torch.device("cpu"),
     *([pytest.param(torch.device("cuda"), marks=pytest.mark.gpu)] * torch.cuda.is_available()),
 ]
-"""Those that there are."""
+"""The available devices."""
 
 
 def precisions(*dtypes: torch.dtype) -> list[object]:
-    """Pairs of a device and one of these, as far as the device computes in it."""
+    """Return parameters of a device and each of these dtypes that the device supports."""
     cpu = [d for d in dtypes if d != torch.float16 and (d != torch.bfloat16 or has_fast_bfloat16())]
     pairs: list[object] = [pytest.param(torch.device("cpu"), d, id=f"cpu-{d}") for d in cpu]
     if torch.cuda.is_available():
@@ -35,5 +35,5 @@ def precisions(*dtypes: torch.dtype) -> list[object]:
 
 
 def gpus(count: int) -> pytest.MarkDecorator:
-    """At least so many."""
+    """Skip a test if fewer GPUs are available."""
     return pytest.mark.skipif(torch.cuda.device_count() < count, reason=f"needs {count} GPU(s)")

@@ -1,4 +1,4 @@
-"""Where things are in the repository."""
+"""Paths in the repository."""
 
 from pathlib import Path
 
@@ -15,4 +15,4 @@ DETECTRON2_CONFIGS = next(
     for folder in (_package / "model_zoo" / "configs", _package.parent / "configs")
     if folder.is_dir()
 )
-"""detectron2's own, in a package within it and in its sources beside it."""
+"""detectron2's configurations: inside an installed package, next to it in a source tree."""

@@ -1,4 +1,4 @@
-"""Images of noise with objects and proposals, for losses without random choices."""
+"""Images of noise with objects and proposals, whose losses do not depend on random sampling."""
 
 from typing import Any
 
@@ -9,10 +9,10 @@ SIZE = (64, 96)
 
 
 def image(seed: int) -> dict[str, Any]:
-    """An image with two objects, and three proposals on each of them.
+    """Create an image with two objects and three proposals for each of them.
 
-    All proposals are foreground, and their number is the same in every image, so that the mean of
-    the processes' losses is the loss of the joint batch.
+    All proposals are foreground, and every image has the same number, so that the mean of the
+    processes' losses is the loss of the joint batch.
     """
     generator = torch.Generator().manual_seed(seed)
     boxes = torch.tensor([[5.0, 5.0, 40.0, 50.0], [50.0, 8.0, 90.0, 60.0]])

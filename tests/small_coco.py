@@ -1,4 +1,4 @@
-"""A small dataset in COCO's format, with every kind of mask that the format knows."""
+"""A small COCO dataset with all mask formats."""
 
 import copy
 import json
@@ -21,7 +21,7 @@ def square_mask(x: int, y: int, side: int) -> np.ndarray:
 
 
 def segmentation(kind: str, x: int, y: int, side: int) -> Any:
-    """The mask of a square as polygons, compressed or uncompressed RLE."""
+    """Encode the mask of a square as polygons, compressed or uncompressed RLE."""
     if kind == "polygons":
         return [[x, y, x + side, y, x + side, y + side, x, y + side]]
     flat = square_mask(x, y, side).flatten(order="F")
@@ -33,7 +33,7 @@ def segmentation(kind: str, x: int, y: int, side: int) -> Any:
 
 
 def content(images: int = 4, kinds: Sequence[str] = ("polygons",)) -> dict[str, Any]:
-    """A JSON file: in every image one object of each class, ids from 0, images in sub-folders."""
+    """Create annotations: one object per class and image, ids from 0, images in subfolders."""
     records, annotations = [], []
     for number in range(images):
         name = f"{'day' if number % 2 else 'night'}/{number}.png"
@@ -55,7 +55,7 @@ def content(images: int = 4, kinds: Sequence[str] = ("polygons",)) -> dict[str, 
 
 
 def write(folder: Path, content: dict[str, Any], name: str = "train") -> tuple[Path, Path]:
-    """Write the JSON file and its images; returns their paths."""
+    """Write the JSON file and the images, and return the paths of file and image folder."""
     rng = np.random.default_rng(list(name.encode()))
     for image in content["images"]:
         path = folder / name / image["file_name"]
@@ -68,7 +68,7 @@ def write(folder: Path, content: dict[str, Any], name: str = "train") -> tuple[P
 
 
 def damaged(sound: dict[str, Any]) -> Iterator[dict[str, Any]]:
-    """Copies of a file's content with a wrong value in one place, for every place."""
+    """Yield copies of valid content with one wrong value, for every place in it."""
     for value in (None, True, 3, -1, 2.5, "a", [], [1], [[1]], {}, {"id": 1}):
         for part, entries in sound.items():
             yield {**sound, part: value}

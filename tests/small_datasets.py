@@ -1,4 +1,4 @@
-"""Small copies of public datasets, in their own layouts and formats."""
+"""Small imitations of public datasets in their original layouts and formats."""
 
 import json
 from collections.abc import Sequence
@@ -25,7 +25,7 @@ VISTAS_CLASSES = ["Bird", "Person", "Car"]
 
 
 def random_polygon(rng: np.random.Generator, width: int, height: int) -> list[list[int]]:
-    """Corners of a triangle or quadrangle with sides of a quarter to a half of the image."""
+    """Return the corners of a triangle or rectangle, a quarter to a half of the image in size."""
     sides = rng.integers((width // 4, height // 4), (width // 2, height // 2))
     x, y = rng.integers(0, (width, height) - sides)
     right, bottom = x + sides[0], y + sides[1]
@@ -34,12 +34,12 @@ def random_polygon(rng: np.random.Generator, width: int, height: int) -> list[li
 
 
 def fill(canvas: Canvas, polygon: Sequence[Sequence[int]], color: Sequence[int] | int) -> None:
-    """Paint the inside of a polygon."""
+    """Fill a polygon."""
     cv2.fillPoly(canvas, [np.array(polygon, np.int32)], color)
 
 
 def write_cityscapes(root: Path, images: int = 3, width: int = 128, height: int = 64) -> None:
-    """Write splits "train" and "val", each of two cities, under ``root``."""
+    """Write the splits "train" and "val", with two cities each, to ``root``."""
     for split in ("train", "val"):
         for number in range(images):
             rng = np.random.default_rng((len(split), number))
@@ -61,19 +61,19 @@ def write_cityscapes(root: Path, images: int = 3, width: int = 128, height: int 
             Path(f"{start}polygons.json").write_text(json.dumps(content))
             annotation = Annotation()
             annotation.fromJsonFile(f"{start}polygons.json")
-            # The package's own function saves in a mode that today's Pillow refuses.
+            # The function of the package saves in a mode that current Pillow does not support.
             instances = np.array(createInstanceImage(annotation, "ids"), np.uint16)
             cv2.imwrite(f"{start}instanceIds.png", instances)
             json2labelImg(f"{start}polygons.json", f"{start}labelIds.png", "ids")
 
 
 def write_vistas(root: Path, images: int = 4, version: str = "1.2") -> None:
-    """Write splits "training" and "validation" of :data:`VISTAS_LABELS` under ``root``.
+    """Write the splits "training" and "validation" of :data:`VISTAS_LABELS` to ``root``.
 
     Args:
-        root: where the download is unpacked.
-        images: in each split.
-        version: "1.2", or "2.0" for the folders of that one.
+        root: folder of the unpacked download.
+        images: number of images per split.
+        version: "1.2" or "2.0"; determines the folder layout.
     """
     labels = [
         {"name": name, "readable": readable, "instances": things, "evaluate": True, "color": color}
@@ -94,7 +94,7 @@ def write_vistas(root: Path, images: int = 4, version: str = "1.2") -> None:
             height, width = 64 + 16 * number, 96
             image = rng.integers(0, 255, (height, width, 3), np.uint8)
             instances = np.full((height, width), 3 * 256, np.uint16)
-            # Two things of each class, the second numbered 1, and a curb, in any order.
+            # Two instances (0 and 1) of each thing class, and a curb, in random order.
             for value in rng.permutation([0, 1, 256, 512, 513, 1024, 1025]).tolist():
                 polygon = random_polygon(rng, width, height)
                 fill(image, polygon, rng.integers(0, 255, 3).tolist())

@@ -1,4 +1,4 @@
-"""Files of models that are small, find much, and have learned nothing."""
+"""Small untrained models with many detections, and their files."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -11,7 +11,7 @@ from torch import nn
 
 
 class SmallModel(NamedTuple):
-    """A configuration file and the weights that belong to it."""
+    """A configuration file and matching weights."""
 
     config_file: Path
     weights: Path
@@ -20,13 +20,13 @@ class SmallModel(NamedTuple):
 def write_model(
     cfg: CfgNode, folder: Path, classes: Sequence[str] = (), seed: int = 3
 ) -> SmallModel:
-    """Write a model of random weights, whose detections of all classes have steady scores.
+    """Write a model with random weights that detects objects of all classes.
 
     Args:
-        cfg: of the model.
-        folder: to write to.
-        classes: names to write beside the weights; () for none.
-        seed: of the random weights.
+        cfg: configuration of the model.
+        folder: folder to write to.
+        classes: class names to store with the weights; () for none.
+        seed: seed of the random weights.
     """
     cfg = cfg.clone()
     cfg.MODEL.ROI_HEADS.SCORE_THRESH_TEST = 0.05
@@ -43,7 +43,7 @@ def write_model(
 
 
 def find_much(model: nn.Module) -> nn.Module:
-    """Give a model's last layers weights that make it find something of every class, in place."""
+    """Reinitialize the last layers so that the model detects every class; modifies it in place."""
     for name in ("cls_score", "bbox_pred"):
         nn.init.normal_(model.roi_heads.box_predictor.get_submodule(name).weight, std=0.05)
     if model.roi_heads.mask_on:

@@ -1,4 +1,4 @@
-"""The layout in which the nuclei are downloaded, with a few small images."""
+"""A small imitation of the download of the nuclei dataset."""
 
 import hashlib
 from pathlib import Path
@@ -11,7 +11,7 @@ HEIGHT, WIDTH = 70, 90
 
 
 def masks_of(number: int) -> list[np.ndarray]:
-    """Separate rectangles, as many as the image's number and two more."""
+    """Return ``number + 2`` masks of disjoint rectangles."""
     masks = []
     for place in range(number + 2):
         mask = np.zeros((HEIGHT, WIDTH), bool)
@@ -25,7 +25,7 @@ def image_path(folder: Path, image_id: str) -> Path:
 
 
 def write_nuclei(folder: Path) -> None:
-    """Write the layout of stage1_train, with what else lies about in such folders."""
+    """Write the layout of stage1_train, including stray files to ignore."""
     rng = np.random.default_rng(0)
     for number, image_id in enumerate(IDS):
         for part in ("images", "masks"):

@@ -1,4 +1,4 @@
-"""Configuration keys that make the quick configuration small enough for programs in tests."""
+"""Configuration keys and values that shrink the quick configuration for tests of programs."""
 
 SMALL = {
     "MODEL.WEIGHTS": "",

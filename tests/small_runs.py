@@ -1,4 +1,4 @@
-"""The folder of a run, as training and evaluation leave it, with made-up figures."""
+"""The output folder of a training and evaluation, with invented values."""
 
 import copy
 import json
@@ -35,7 +35,7 @@ PyTorch built with:
 
 
 def write_run(cfg: CfgNode) -> Path:
-    """Write everything into ``cfg.OUTPUT_DIR``, and predictions for the last test dataset."""
+    """Write a run to ``cfg.OUTPUT_DIR``, with predictions for the last test dataset."""
     folder = Path(cfg.OUTPUT_DIR)
     (folder / "inference").mkdir(parents=True)
     (folder / "config.yaml").write_text(cfg.dump())
@@ -46,7 +46,7 @@ def write_run(cfg: CfgNode) -> Path:
 
 
 def metrics() -> list[dict[str, float]]:
-    """Two evaluations within 60 iterations."""
+    """Return the lines of metrics.json of 60 iterations with two evaluations."""
     rows = [
         {"iteration": i, "total_loss": 2.0 - i / 60, "loss_cls": 1.0, "lr": 0.01, "time": 0.5}
         for i in (19, 39, 59)
@@ -59,7 +59,7 @@ def metrics() -> list[dict[str, float]]:
 
 @contextmanager
 def registered(name: str, content: dict[str, Any], folder: Path, image_root: str) -> Iterator[str]:
-    """A dataset of this content in COCO's format, written into the folder."""
+    """Write a COCO dataset to the folder, register it, and yield its name."""
     json_file = folder / f"{name}.json"
     json_file.write_text(json.dumps(content))
     register_coco_instances(name, {}, str(json_file), image_root)
@@ -69,12 +69,12 @@ def registered(name: str, content: dict[str, Any], folder: Path, image_root: str
 
 
 def ground_truth(cfg: CfgNode) -> dict[str, Any]:
-    """The content of the last test dataset's file."""
+    """Load the annotation file of the last test dataset."""
     return json.loads(Path(MetadataCatalog.get(cfg.DATASETS.TEST[-1]).json_file).read_text())
 
 
 def predict(content: dict[str, Any], seed: int = 0) -> list[dict[str, Any]]:
-    """Some objects moved, of other classes, twice or never, and some predictions of nothing."""
+    """Create predictions: some shifted, misclassified, duplicate, missing or false positive."""
     rng = np.random.default_rng(seed)
     sizes = {image["id"]: (image["height"], image["width"]) for image in content["images"]}
     categories = [category["id"] for category in content["categories"]]
@@ -99,13 +99,13 @@ def predict(content: dict[str, Any], seed: int = 0) -> list[dict[str, Any]]:
 
 
 def write_predictions(folder: Path, predictions: list[dict[str, Any]]) -> None:
-    """Write the file that detectron2's evaluator leaves."""
+    """Write the results file of detectron2's evaluator."""
     file = folder / "inference" / "coco_instances_results.json"
     file.write_text(json.dumps(predictions))
 
 
 def with_crowds(content: dict[str, Any]) -> dict[str, Any]:
-    """The same with every fifth object a crowd."""
+    """Return a copy in which every fifth object is a crowd."""
     content = copy.deepcopy(content)
     for item in content["annotations"][::5]:
         item["iscrowd"] = 1

@@ -1,4 +1,4 @@
-"""The command that draws the paper's Figure 3."""
+"""Tests of panet analyze-levels, which draws Figure 3 of the paper."""
 
 import csv
 import os
@@ -38,12 +38,12 @@ def test_the_same_command_twice_gives_the_same_table(tmp_path: Path) -> None:
     assert tables[0] == tables[1]
     rows = list(csv.DictReader(tables[0].splitlines()))
     assert [row["source_level"] for row in rows[:4]] == ["p2", "p3", "p4", "p5"]
-    # Each share is rounded to six places.
+    # Each share is rounded to six decimal places.
     assert sum(float(row["share"]) for row in rows[:4]) == pytest.approx(1, abs=1e-5)
     assert sum(int(row["boxes"]) for row in rows[::4]) == 40
 
 
-def test_images_are_seen_as_in_testing(tmp_path: Path) -> None:
+def test_tta_options_are_used(tmp_path: Path) -> None:
     windows = {
         "TEST.AUG.ENABLED": True,
         "TEST.AUG.WINDOW": 128,
@@ -54,7 +54,7 @@ def test_images_are_seen_as_in_testing(tmp_path: Path) -> None:
     assert run.returncode == 0, run.stderr
     assert "The box head on 2 images" in run.stdout
     rows = list(csv.DictReader((tmp_path / "levels.csv").read_text().splitlines()))
-    # The images are 256 x 256 pixels, so each has four windows.
+    # The images are 256 x 256 pixels, so each has four tiles.
     assert sum(int(row["boxes"]) for row in rows[::4]) == 2 * 4 * 20
 
 

@@ -1,4 +1,4 @@
-"""The command that looks for defects."""
+"""Tests of panet check."""
 
 import csv
 import json
@@ -75,13 +75,13 @@ def test_the_datasets_of_a_configuration(tmp_path: Path, check: Check) -> None:
     train = small_coco.write(tmp_path, small_coco.content(kinds=("none", "polygons", "polygons")))
     val = small_coco.write(tmp_path, small_coco.content(), "val")
     data = [*options("TRAIN", *train), *options("VAL", *val), "MODEL.MASK_ON", "True"]
-    # The first class, which alone lacks masks, is not in use.
+    # Only the first class, which is not selected, has objects without masks.
     subset = ["DATASETS.OWN.CLASSES", "['dog','owl']"]
     name = "quick/panet_R18_shapes.yaml"
     run = check("--samples", "0", "--config-file", name, *data, *subset)
     assert run.status == 0, run.stdout + run.stderr
     assert "own_train: " in run.stdout
-    assert "0 errors, 4 warnings" in run.stdout  # all four names are in both
+    assert "0 errors, 4 warnings" in run.stdout  # all four file names are in both splits
     run = check("--config-file", name, *data)
     assert run.status == 2
     assert "4 annotations without a segmentation" in run.stderr.splitlines()[-1]

@@ -1,4 +1,4 @@
-"""The command that converts other programs' annotations."""
+"""Tests of panet convert-data."""
 
 import json
 from collections.abc import Callable

@@ -1,4 +1,4 @@
-"""The command that extracts weights from checkpoints."""
+"""Tests of panet convert-weights, which extracts weights from checkpoints."""
 
 from collections.abc import Callable
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""The demo, with a training too short to learn anything."""
+"""Tests of panet demo with a very short training."""
 
 import json
 import subprocess

@@ -1,4 +1,4 @@
-"""Several processes on one machine, with GPUs or without."""
+"""Tests of training in several processes on one machine, with and without GPUs."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -18,13 +18,13 @@ from panet.engine import PANetTrainer
 
 
 class DoubleTrainer(PANetTrainer):
-    """In double precision, in which the two ways of computing statistics agree closely."""
+    """Trains in double precision, so that joint and synchronized statistics agree closely."""
 
     @classmethod
     def build_model(cls, cfg: CfgNode) -> torch.nn.Module:
         model = super().build_model(cfg).double()
         if model.proposal_generator is not None:
-            # Proposals are not part of the loss, and NMS takes no mixture of precisions.
+            # Proposals do not affect the loss, and NMS does not support mixed precisions.
             model.proposal_generator.predict_proposals = lambda *args: None
         return model
 
@@ -45,7 +45,7 @@ def gradients(cfg: CfgNode, file: str) -> None:
 def run_in_two_processes(
     main: Callable[..., None], args: tuple[Any, ...], device: torch.device
 ) -> None:
-    """By NCCL if each can have a GPU; if there is only one, they share it and use gloo."""
+    """Use NCCL if each process has a GPU; if there is only one GPU, share it and use gloo."""
     if device.type == "cpu" or torch.cuda.device_count() > 1:
         launch(main, 2, dist_url="auto", args=args)
     else:
@@ -57,7 +57,7 @@ def run_on_the_only_gpu(
     rank: int, store: Path, main: Callable[..., None], args: tuple[Any, ...]
 ) -> None:
     distributed.init_process_group("gloo", f"file://{store}", rank=rank, world_size=2)
-    comm.create_local_process_group(1)  # the first of its machine, with the first GPU
+    comm.create_local_process_group(1)  # local rank 0: uses the first GPU
     main(*args)
     distributed.destroy_process_group()
 
@@ -77,7 +77,7 @@ def test_two_processes_give_the_gradient_of_the_joint_batch(
         cfg.MODEL.PROPOSAL_GENERATOR.NAME = "PrecomputedProposals"
         cfg.MODEL.ROI_HEADS.PROPOSAL_APPEND_GT = False
         cfg.MODEL.ROI_HEADS.POSITIVE_FRACTION = 1.0
-    # More than there are anchors, so that none is left out at random.
+    # More than the number of anchors, so that all are sampled.
     cfg.MODEL.RPN.BATCH_SIZE_PER_IMAGE = 100_000
     joint, shared = str(tmp_path / "joint.pth"), str(tmp_path / "shared.pth")
     gradients(cfg, joint)
@@ -91,7 +91,7 @@ def test_two_processes_give_the_gradient_of_the_joint_batch(
 
 
 def losses_of_an_empty_share(cfg: CfgNode, file: str) -> None:
-    """Two training steps in which one process has no foreground for its mask head."""
+    """Run two training steps in which one process has no foreground for its mask head."""
     torch.manual_seed(0)
     model = PANetTrainer(cfg).model
     batch = image(0)

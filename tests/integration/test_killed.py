@@ -1,4 +1,4 @@
-"""A training that is killed again and again ends like one that nobody disturbed."""
+"""Tests that a training killed several times gives the same model as an uninterrupted one."""
 
 import json
 import os
@@ -56,7 +56,7 @@ def test_killed_at_random_moments(tmp_path: Path) -> None:
     for _ in range(KILLS):
         before = last_checkpoint(killed)
         process = start(killed)
-        # Once it has got further, for it would never end otherwise.
+        # Wait for progress; otherwise the loop might never end.
         while last_checkpoint(killed) == before and process.poll() is None:
             time.sleep(0.02)
         time.sleep(rng.uniform(0, 0.6))

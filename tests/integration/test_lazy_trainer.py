@@ -1,4 +1,4 @@
-"""Training from Python configurations: as from YAML, and resumed, interrupted and tested alike."""
+"""Tests of training, resuming and evaluation with Python configurations."""
 
 import logging
 import os
@@ -25,7 +25,7 @@ QUICK = CONFIGS / "lazy" / "quick" / "panet_R18_shapes.py"
 
 
 def read(dataset: str, output_dir: Path, overrides: Sequence[str] = ()) -> DictConfig:
-    """The Python configuration of the fixture ``tiny_cfg``, without evaluation."""
+    """Return the Python version of ``tiny_cfg``, without evaluation."""
     cfg = load_lazy_config(str(QUICK), ["train.device=cpu", *overrides])
     cfg.train.output_dir = str(output_dir)
     cfg.train.max_iter = 4

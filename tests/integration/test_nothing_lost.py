@@ -1,4 +1,4 @@
-"""Interrupted and failing trainings leave a folder from which they can go on."""
+"""Tests that interrupted and failed trainings can be resumed."""
 
 import json
 import multiprocessing
@@ -21,7 +21,7 @@ from panet.utils.errors import UserError
 
 
 class At(HookBase):
-    """Does something after an iteration."""
+    """Calls a function after an iteration."""
 
     def __init__(self, iteration: int, action: object) -> None:
         self.iteration = iteration
@@ -58,7 +58,7 @@ def test_signals_save_and_a_resumed_run_equals_an_undisturbed_one(
     undisturbed = PANetTrainer(cfg)
     undisturbed.train()
     cfg.OUTPUT_DIR = str(tmp_path / "interrupted")
-    torch.manual_seed(0)  # as before the first one
+    torch.manual_seed(0)  # the same state as before the first training
     trainer = PANetTrainer(cfg)
     before = signal.getsignal(number)
     trainer.register_hooks([At(1, lambda: os.kill(os.getpid(), number))])
@@ -93,7 +93,7 @@ def test_a_signal_in_the_last_iteration_stops_after_it(
 
 @pytest.fixture
 def interruptible() -> Iterator[None]:
-    """SIGINT raises KeyboardInterrupt, which it does not where tests run in the background."""
+    """Make SIGINT raise KeyboardInterrupt, also if the tests run in the background."""
     former = signal.signal(signal.SIGINT, signal.default_int_handler)
     yield
     signal.signal(signal.SIGINT, former)
@@ -128,7 +128,7 @@ def test_signals_end_forks_as_ever(cfg: CfgNode) -> None:
 
     def end_a_fork() -> None:
         fork.start()
-        started.wait()  # Python loses signals that come while it forks
+        started.wait()  # Python loses signals that arrive during a fork
         fork.terminate()
         fork.join(10)
 
@@ -158,7 +158,7 @@ def test_a_signal_to_one_process_stops_all_and_another_number_of_processes_is_sa
     launch(interrupt_one_process, 2, dist_url="auto", args=arguments)
     statuses = [Path(cfg.OUTPUT_DIR, f"status_{rank}").read_text() for rank in (0, 1)]
     assert statuses == ["143", "143"]
-    assert resumed(cfg).start_iter in (3, 4)  # one later than in a single process
+    assert resumed(cfg).start_iter in (3, 4)  # one iteration later than with a single process
     assert "had 2 process(es) and resumes with 1" in caplog.text
 
 

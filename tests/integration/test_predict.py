@@ -1,4 +1,4 @@
-"""The command that predicts on many images, as a user runs it."""
+"""Tests of panet predict."""
 
 import json
 import signal
@@ -51,7 +51,7 @@ def predict(
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
 ) -> Predict:
-    """The program within this process, which saves importing torch each time."""
+    """Run the program in this process, to avoid importing torch each time."""
 
     def run(output: Path, *others: object) -> Run:
         arguments = ("predict", *arguments_for(small, output, *others))
@@ -192,7 +192,7 @@ def test_interrupted_it_says_how_to_go_on(small: SmallModel, photos: Path, tmp_p
         command,
         stderr=subprocess.PIPE,
         text=True,
-        # A shell that runs the tests in the background has them ignore it.
+        # Background jobs of a shell ignore SIGINT.
         preexec_fn=partial(signal.signal, signal.SIGINT, signal.SIG_DFL),
     ) as process:
         deadline = time.monotonic() + 120

@@ -1,4 +1,4 @@
-"""The command that makes datasets of the downloaded nuclei."""
+"""Tests of the command that converts the downloaded nuclei dataset."""
 
 import hashlib
 import json
@@ -202,7 +202,7 @@ def test_damage_ends_in_one_line(
     assert re.search(message, line)
     assert list(output.rglob("*.unfinished")) == []
     if damage in (write_text_as_mask, write_large_mask, cut_image):
-        # Those of the first run do not describe the images any more.
+        # The files of the first run no longer match the images.
         assert not list(output.glob("*.json"))
 
 

@@ -1,4 +1,4 @@
-"""Small copies of public datasets, trained on and evaluated from the command line."""
+"""Tests of training and evaluation on small imitations of public datasets."""
 
 import os
 import subprocess
@@ -44,7 +44,7 @@ def train_net(
 
 
 def assert_input_error(run: subprocess.CompletedProcess[str], *parts: str) -> None:
-    """It ended with one line that has these parts."""
+    """Check that the run ended with a one-line error message that contains these parts."""
     assert run.returncode == 2, run.stderr
     errors = [line for line in run.stderr.splitlines() if line.startswith("error: ")]
     assert len(errors) == 1

@@ -1,4 +1,4 @@
-"""The command that writes a report."""
+"""Tests of panet report."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -15,7 +15,7 @@ Report = Callable[..., Run]
 
 @pytest.fixture
 def report(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Report:
-    """Runs the program."""
+    """Run the command."""
 
     def run(*arguments: object) -> Run:
         return run_command(("report", *arguments), monkeypatch, capsys)

@@ -1,4 +1,4 @@
-"""The command line."""
+"""Tests of train_net.py."""
 
 import json
 import subprocess

@@ -1,4 +1,4 @@
-"""Training: it learns, resumes exactly, and what it saves evaluates alike."""
+"""Tests of training, resuming, mixed precision and evaluation with PANetTrainer."""
 
 from collections.abc import Iterable
 from pathlib import Path
@@ -23,7 +23,7 @@ def weights(trainer: PANetTrainer) -> dict[str, torch.Tensor]:
 
 
 def every_loss(trainer: PANetTrainer, name: str) -> list[float]:
-    """Train, and return a loss of each iteration."""
+    """Train and return the given loss of each iteration."""
     losses: list[float] = []
     step = trainer.after_step
 
@@ -57,7 +57,7 @@ def test_the_loss_falls(tiny_cfg: CfgNode) -> None:
     assert sum(losses[-5:]) < 0.8 * sum(losses[:5])
 
 
-# Workers leave the random numbers of the main process alone, reading in the process does not.
+# Without workers, loading data uses the random state of the main process.
 @pytest.mark.parametrize(("seed", "workers"), [(7, 1), (-1, 0)])
 def test_a_resumed_run_equals_an_undisturbed_one(
     tiny_cfg: CfgNode, seed: int, workers: int
@@ -76,7 +76,7 @@ def test_a_resumed_run_equals_an_undisturbed_one(
 
 
 class WithOwnMapper(PANetTrainer):
-    """What people write to change the augmentation."""
+    """Changes the augmentation through the mapper of the loader."""
 
     @classmethod
     def build_train_loader(cls, cfg: CfgNode) -> Iterable[Any]:
@@ -85,7 +85,7 @@ class WithOwnMapper(PANetTrainer):
 
 
 class WithForeignLoader(PANetTrainer):
-    """What people wrote for detectron2."""
+    """Uses the loader of detectron2."""
 
     @classmethod
     def build_train_loader(cls, cfg: CfgNode) -> Iterable[Any]:
@@ -152,7 +152,7 @@ def test_evaluation_with_augmentation(tiny_cfg: CfgNode, monkeypatch: pytest.Mon
 @pytest.mark.parametrize("dtype", ["bfloat16", "float16"])
 def test_mixed_precision_on_the_cpu(tiny_cfg: CfgNode, dtype: str) -> None:
     cfg = without_evaluation(tiny_cfg)
-    # This loss does not depend on the proposals, which rounding may exchange for others.
+    # This loss does not depend on the proposals, which rounding errors may change.
     _, exact = trained(cfg, loss="loss_rpn_cls")
     cfg.SOLVER.AMP.ENABLED = True
     cfg.SOLVER.AMP.DTYPE = dtype

@@ -1,4 +1,4 @@
-"""Running over many images: nothing is lost, repeated or mixed up, however often it is stopped."""
+"""Tests that prediction on many images loses and repeats nothing when it is interrupted."""
 
 import json
 import multiprocessing
@@ -47,7 +47,7 @@ def predictor(tiny_cfg: CfgNode, tmp_path: Path) -> Predictor:
 
 @pytest.fixture
 def photos(tmp_path: Path) -> Path:
-    """Good images and bad ones, some with the same file names."""
+    """Write readable and unreadable images, some with the same file names."""
     root = tmp_path / "photos"
     for index, (name, (height, width)) in enumerate(GOOD.items()):
         (root / name).parent.mkdir(parents=True, exist_ok=True)
@@ -83,7 +83,7 @@ def run(
     batch_size: int = 1,
     processes: int = 1,
 ) -> int:
-    """Do the shares of all processes, one after the other; what the counter says."""
+    """Run the shares of all processes one after the other; return the final counter."""
     folder.path.mkdir(exist_ok=True)
     counter = multiprocessing.get_context("spawn").Value("q", 0)
     folder.unreadable_list.write_text("")
@@ -105,7 +105,7 @@ def run(
 
 
 def contents(folder: ResultsFolder) -> dict[str, bytes]:
-    """All files but the list in the order of the moment."""
+    """Read all files except the list of unreadable files, whose order varies."""
     return {
         path.relative_to(folder.path).as_posix(): path.read_bytes()
         for path in folder.path.rglob("*")
@@ -114,7 +114,7 @@ def contents(folder: ResultsFolder) -> dict[str, bytes]:
 
 
 def assert_close(ours: ResultsFolder, expected: ResultsFolder) -> None:
-    """The same results but for rounding."""
+    """Check that the results are equal except for rounding errors."""
     assert read_json(ours.path / "images.json") == read_json(expected.path / "images.json")
     found = [json.loads((f.path / "results.json").read_text()) for f in (ours, expected)]
     assert len(found[0]) == len(found[1]) > 0
@@ -180,7 +180,7 @@ def test_batches_and_several_processes_give_the_same(
             count = run(predictor, folder, sources, batch_size=3, processes=processes)
         calls = [len(call.args[0]) for call in infer.call_args_list]
         assert count == images + len(BAD)
-        assert sum(calls) == images  # each once
+        assert sum(calls) == images  # each image once
         assert max(calls) > 1
         assert_close(folder, one)
         lists = [sorted(f.unreadable_list.read_text().splitlines()) for f in (folder, one)]
@@ -206,18 +206,18 @@ def test_frames_are_numbered_and_make_a_video(
 
 
 class Stopped(BaseException):
-    """What a kill is to the files: nothing that follows happens."""
+    """Simulates a killed process: nothing after it is executed."""
 
 
 def stop_before(step: int) -> Iterator[Any]:
-    """Patches of all functions that change files, so that the given change is not made."""
+    """Yield patches of functions that change files, which stop at the given change."""
     done = 0
 
     def counted(function: Any) -> Any:
         def call(*args: Any, **kwargs: Any) -> Any:
             nonlocal done
             done += 1
-            if done >= step:  # and no other either, whatever cleans up
+            if done >= step:  # also stops changes by cleanup code
                 raise Stopped
             return function(*args, **kwargs)
 
@@ -264,8 +264,7 @@ def test_stopped_anywhere_it_goes_on_to_the_same_end(
             assert len(names) == len(set(names))
     assert stops > 5
     assert contents(folder) == expected
-    # At each stop at most what was not yet written is computed once more: the image that was to be,
-    # and the one that the model was at meanwhile.
+    # Each stop loses at most two images: the one being written and the one in the model.
     assert infer.call_count <= len(images_of(folder)) + 2 * stops
 
 
@@ -292,7 +291,7 @@ def test_the_model_goes_on_while_results_are_written_but_not_far(
     ):
         assert run(predictor, folder, sources_in(photos)) == len(GOOD) + len(BAD)
     assert threading.current_thread() not in writers
-    assert written[1] == 0  # the model did not wait for the first one
+    assert written[1] == 0  # the model did not wait for the first result
     assert all(done >= index - 1 for index, done in enumerate(written))
 
 

@@ -1,4 +1,4 @@
-"""The files of proposals hold what the RPN finds, at the scale of the image files."""
+"""Tests of panet write-proposals: the files contain the RPN's proposals in image coordinates."""
 
 import json
 import pickle
@@ -21,13 +21,13 @@ from panet.cli import write_proposals
 from panet.compat.detectron2_launch import launch
 from panet.data.loader import build_train_loader
 
-# Height and width by id; the sizes are such that they cannot be taken for one another.
+# Height and width by id; all sizes are different, so that mix-ups are detected.
 IMAGES = {30: (96, 160), 4: (120, 80), 17: (64, 200)}
 
 
 @pytest.fixture
 def oblong_dataset(tmp_path: Path) -> Iterator[str]:
-    """The name of a registered dataset of images that are not square."""
+    """Register a dataset of non-square images and yield its name."""
     rng = np.random.default_rng(0)
     images, annotations = [], []
     for image_id, (height, width) in IMAGES.items():
@@ -55,7 +55,7 @@ def register(folder: Path) -> None:
 
 @pytest.fixture
 def rpn_cfg(tiny_cfg: CfgNode, tmp_path: Path) -> CfgNode:
-    """The configuration of a model, with a file of its weights."""
+    """Write a model and return its configuration."""
     tiny_cfg.INPUT.MIN_SIZE_TEST = 128
     tiny_cfg.MODEL.WEIGHTS = str(tmp_path / "model.pth")
     torch.save({"model": build_model(tiny_cfg).state_dict()}, tmp_path / "model.pth")

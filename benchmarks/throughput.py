@@ -88,7 +88,7 @@ def parse_arguments() -> argparse.Namespace:
 
 
 def main() -> None:
-    """Measure and report all programs, or with ``--only``, in a child process, measure one."""
+    """Measure all programs and print a report; with ``--only`` (in a child process), measure one."""
     args = parse_arguments()
     cfg = prepare(load_config(find_config_file(args.config_file), args.opts))
     if args.only:
@@ -165,7 +165,7 @@ def measure(
 
 
 def predict_by_detectron2(cfg: CfgNode) -> tuple[nn.Module, Run]:
-    """Set up a loop over DefaultPredictor with the same outputs as panet predict."""
+    """Build the model, and a loop over DefaultPredictor with the outputs of panet predict."""
     predictor = DefaultPredictor(cfg)
     metadata = MetadataCatalog.get(cfg.DATASETS.TEST[0])
 
@@ -184,7 +184,7 @@ def predict_by_detectron2(cfg: CfgNode) -> tuple[nn.Module, Run]:
 
 
 def predict_by_panet(cfg: CfgNode) -> tuple[nn.Module, Run]:
-    """Set up panet predict, without building the model."""
+    """Build the model, and the function that panet predict runs with it."""
     predictor = Predictor(cfg)
 
     def run(images: Path, output: Path) -> None:
@@ -206,7 +206,7 @@ def predict_by_panet(cfg: CfgNode) -> tuple[nn.Module, Run]:
 
 
 def evaluate_by_detectron2(cfg: CfgNode) -> tuple[nn.Module, Run]:
-    """Set up what DefaultTrainer.test does for a COCO dataset."""
+    """Build the model, and what DefaultTrainer.test does with it for a COCO dataset."""
     model = build_model(cfg)
     DetectionCheckpointer(model).load(cfg.MODEL.WEIGHTS)
 
@@ -219,7 +219,7 @@ def evaluate_by_detectron2(cfg: CfgNode) -> tuple[nn.Module, Run]:
 
 
 def evaluate_by_panet(cfg: CfgNode) -> tuple[nn.Module, Run]:
-    """Set up train_net.py --eval-only, without building the model."""
+    """Build the model, and the function that train_net.py --eval-only runs with it."""
     model = PANetTrainer.build_model(cfg)
     PANetTrainer.build_checkpointer(cfg, model).load(cfg.MODEL.WEIGHTS)
 

@@ -88,7 +88,7 @@ def parse_arguments() -> argparse.Namespace:
 
 
 def main() -> None:
-    """Measure all programs and print a report; with ``--only`` (in a child process), measure one."""
+    """Measure all programs and report; with ``--only`` (in a child process), measure one."""
     args = parse_arguments()
     cfg = prepare(load_config(find_config_file(args.config_file), args.opts))
     if args.only:

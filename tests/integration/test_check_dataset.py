@@ -102,7 +102,7 @@ def test_broken_json_is_a_defect_and_wrong_arguments_are_not(tmp_path: Path, che
         (("--json", tmp_path / "gone.json", "--images", images), "there is no file"),
         (("--json", json_file, "--images", tmp_path / "gone"), "there is no folder"),
         (("--json", json_file, "--config-file", "panet_R50_1x.yaml"), "not both"),
-        (("--processes", "0"), "--processes is 0"),
+        (("--processes", "0"), "argument --processes: '0'"),
     ):
         run = check(*arguments)
         assert run.status == 2

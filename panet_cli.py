@@ -50,6 +50,7 @@ def build_parser() -> argparse.ArgumentParser:
         _add_train,
         _add_eval,
         _add_predict,
+        _add_zoo,
         _add_report,
         _add_check,
         _add_convert_data,
@@ -171,7 +172,11 @@ def _add_predict(commands: _Commands) -> None:
     parser.add_argument(
         "inputs", nargs="+", metavar="INPUT", help="image, video, folder (recursive) or pattern"
     )
-    _add_config_file(parser)
+    model = parser.add_mutually_exclusive_group(required=True)
+    model.add_argument("--model", metavar="NAME", help="a model of `panet zoo`, with its weights")
+    model.add_argument(
+        "--config-file", metavar="FILE", help="path or model zoo name of a configuration"
+    )
     parser.add_argument("--weights", default="", help="default: MODEL.WEIGHTS")
     _add_path(parser, "--output", "folder to write to", required=True)
     parser.add_argument(
@@ -190,6 +195,23 @@ def _add_predict(commands: _Commands) -> None:
     parser.add_argument("--start-over", action="store_true", help="delete previous results first")
     _add_processes(parser)
     _add_final_opts(parser)
+
+
+def _add_zoo(commands: _Commands) -> None:
+    _add(
+        commands,
+        "zoo",
+        "zoo",
+        """\
+        List the models with published weights: their AP on COCO val2017 as reported by their
+        authors, the size of the weights and whether they are cached. `panet predict --model NAME`
+        and MODEL.WEIGHTS panet://NAME download, verify, convert and cache them.
+
+        Without network, place a published file where `panet zoo` says, or set PANET_MODEL_ZOO to
+        a folder or URL that has it under NAME, with .pth instead of .yaml.
+        """,
+        "panet zoo",
+    )
 
 
 def _add_report(commands: _Commands) -> None:

@@ -7,13 +7,18 @@ from detectron2.modeling import build_model
 from omegaconf import DictConfig
 from torch import nn
 
-from .checkpoint import build_checkpointer, build_lazy_checkpointer, load_independent_rpn
+from .checkpoint import (
+    PUBLISHED,
+    build_checkpointer,
+    build_lazy_checkpointer,
+    load_independent_rpn,
+)
 from .config import load_config
 from .config_files import find_config_file, get_config_file, list_configs
 from .lazy_config import load_lazy_config
 from .modeling.backbones.timm import use_timm_normalization
 from .utils.device import fall_back_to_cpu
-from .utils.errors import DownloadError
+from .utils.errors import DownloadError, UserError
 
 __all__ = [
     "find_config_file",
@@ -25,9 +30,6 @@ __all__ = [
 ]
 
 logger = logging.getLogger(__name__)
-
-# URLs of released checkpoints by configuration name.
-_CHECKPOINT_URLS: dict[str, str] = {}
 
 
 def get_config(config_path: str, trained: bool = False) -> CfgNode | DictConfig:
@@ -59,7 +61,10 @@ def get_config(config_path: str, trained: bool = False) -> CfgNode | DictConfig:
 
 
 def get_checkpoint_url(config_path: str) -> str:
-    """Return the URL of the checkpoint trained with a configuration.
+    """Return the URL of the weights that were trained with a configuration.
+
+    It begins with "panet://" and can be used as ``MODEL.WEIGHTS``: published weights are downloaded
+    once, converted and cached, see :mod:`panet.checkpoint.published`.
 
     Args:
         config_path: name from :func:`list_configs`.
@@ -68,12 +73,12 @@ def get_checkpoint_url(config_path: str) -> str:
         ValueError: if there is no such configuration or no checkpoint for it.
     """
     get_config_file(config_path)
-    if config_path not in _CHECKPOINT_URLS:
-        available = ", ".join(_CHECKPOINT_URLS) or "none"
-        raise ValueError(
-            f"There is no trained checkpoint for {config_path!r}; available: {available}."
+    if config_path not in PUBLISHED:
+        raise UserError(
+            f"There are no trained weights for {config_path!r}; there are for "
+            f"{', '.join(PUBLISHED)}."
         )
-    return _CHECKPOINT_URLS[config_path]
+    return PUBLISHED[config_path].weights
 
 
 def get(config_path: str, trained: bool = False, device: str | None = None) -> nn.Module:

@@ -89,6 +89,8 @@ class PANetCheckpointer(ReusableCheckpointer):
         self._file = file
         try:
             return super().load(path, *args, **kwargs)
+        except DownloadError:
+            raise
         except OSError as error:
             if not remote:
                 raise

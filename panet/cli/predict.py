@@ -14,6 +14,7 @@ from detectron2.utils import comm
 from tqdm import tqdm
 
 from panet.compat.detectron2_launch import launch
+from panet.model_zoo import get_checkpoint_url
 from panet.prediction import Predictor, prediction_config
 from panet.prediction.annotated_video import write_annotated_videos
 from panet.prediction.folder import ResultsFolder
@@ -30,7 +31,9 @@ def main(args: argparse.Namespace) -> int:
     """Run the command; 1 if an input could not be read."""
     check_gpus(args.num_gpus)
     files = find_files(args.inputs, excluded=args.output)
-    cfg = prediction_config(args.config_file, args.weights, args.score_threshold, args.opts)
+    weights = args.weights or (get_checkpoint_url(args.model) if args.model else "")
+    name = args.model or args.config_file
+    cfg = prediction_config(name, weights, args.score_threshold, args.opts)
     settings = prediction_settings(cfg)
     folder = ResultsFolder(args.output, not args.no_pictures, args.masks)
     with locked(args.output):

@@ -9,6 +9,7 @@ from detectron2.config import CfgNode
 from detectron2.data.transforms import ResizeShortestEdge
 from detectron2.structures import Instances
 
+from panet.checkpoint import PUBLISHED
 from panet.config import load_config
 from panet.config_files import find_config_file
 from panet.data.availability import CLASS_SECTIONS
@@ -36,7 +37,8 @@ def prediction_config(
 
     Args:
         name_or_path: a name from :func:`panet.model_zoo.list_configs`, or the path of a file.
-        weights: checkpoint file; "" for the configuration's ``MODEL.WEIGHTS``.
+        weights: checkpoint file; "" for the published weights of a configuration that has some,
+            see :func:`panet.model_zoo.get_checkpoint_url`, else for its ``MODEL.WEIGHTS``.
         score_threshold: minimum score of instances; None for that of the configuration.
         overrides: alternating keys and values.
 
@@ -56,6 +58,8 @@ def prediction_config(
             "MODEL.LOAD_PROPOSALS is True, so the model needs proposal files of a dataset; use "
             "the configuration of a model with an RPN."
         )
+    if not weights and name_or_path in PUBLISHED and "MODEL.WEIGHTS" not in overrides:
+        weights = PUBLISHED[name_or_path].weights
     if weights:
         cfg.MODEL.WEIGHTS = weights
     check_weights(cfg)

@@ -1,6 +1,5 @@
 """Settings that results depend on, to keep those of different models apart."""
 
-import hashlib
 import json
 from collections.abc import Iterator
 from pathlib import Path
@@ -11,6 +10,7 @@ from detectron2.config import CfgNode
 from detectron2.utils.file_io import PathManager
 
 from panet.deployment import member_configs
+from panet.utils.digest import sha256
 from panet.utils.errors import DownloadError, UserError
 
 _KEYS = ("MODEL", "INPUT", "TEST")
@@ -45,7 +45,7 @@ def prediction_settings(cfg: CfgNode) -> dict[str, Any]:
     if cfg.TEST.ENSEMBLE.MEMBERS:
         values["weights"] = [prediction_settings(member) for member in member_configs(cfg)]
     else:
-        values["weights"] = _digest(_local_file(cfg.MODEL.WEIGHTS))
+        values["weights"] = sha256(_local_file(cfg.MODEL.WEIGHTS))
     settings: dict[str, Any] = json.loads(json.dumps(values))
     return settings
 
@@ -63,6 +63,8 @@ def _local_file(weights: str) -> Path:
     if "://" in file:
         try:
             return Path(PathManager.get_local_path(file))
+        except DownloadError:
+            raise
         except OSError as error:
             raise DownloadError(
                 f"{file} cannot be downloaded ({error}); set MODEL.WEIGHTS to a local copy."
@@ -72,11 +74,3 @@ def _local_file(weights: str) -> Path:
             f"There is no checkpoint {file}; set MODEL.WEIGHTS to that of a trained model."
         )
     return Path(file)
-
-
-def _digest(file: Path) -> str:
-    digest = hashlib.sha256()
-    with file.open("rb") as stream:
-        while block := stream.read(1 << 20):
-            digest.update(block)
-    return digest.hexdigest()

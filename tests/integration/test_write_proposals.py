@@ -112,7 +112,8 @@ def test_writes_the_rpns_proposals_rescaled(
             (proposals,), _ = model.proposal_generator(seen, model.backbone(seen.tensor))
         scale = np.array([width / size[0], height / size[1]] * 2, np.float32)
         assert len(boxes) == rpn_cfg.MODEL.RPN.POST_NMS_TOPK_TEST
-        np.testing.assert_allclose(boxes, proposals.proposal_boxes.tensor.numpy() * scale, atol=1e-2)
+        expected = proposals.proposal_boxes.tensor.numpy() * scale
+        np.testing.assert_allclose(boxes, expected, atol=1e-2)
         np.testing.assert_allclose(logits, proposals.objectness_logits, atol=1e-4)
         assert boxes.dtype == logits.dtype == np.float32
 

@@ -3,6 +3,7 @@
 import html
 import re
 import sys
+import warnings
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +20,7 @@ def on_files(files: Files, config: MkDocsConfig) -> Files:
     source = (ROOT / "panet" / "config.py").read_text()
     files.append(File.generated(config, "configuration.md", content=configuration_page(source)))
     files.append(File.generated(config, "commands.md", content=commands_page()))
+    files.append(File.generated(config, "model_zoo.md", content=model_zoo_page()))
     return files
 
 
@@ -72,4 +74,66 @@ def commands_page() -> str:
     lines = ["# Commands", "", "`panet --print-completion bash` prints a completion script."]
     for name, command in {"": parser, **action.choices}.items():
         lines += ["", f"## panet {name}".rstrip(), "", "```text", command.format_help(), "```"]
+    return "\n".join(lines) + "\n"
+
+
+def model_zoo_page() -> str:
+    """The models with published weights: a table, and a card each."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # of packages that are imported
+        from panet.checkpoint import PUBLISHED
+
+    lines = [
+        "# Model zoo",
+        "",
+        "Weights that others trained on COCO and published. They are downloaded once, checked, "
+        "converted and cached (`$FVCORE_CACHE`, by default `~/.torch/iopath_cache`). AP is that "
+        "on COCO val2017 **as reported by their authors**; it has not been measured here.",
+        "",
+        "```bash",
+        "panet zoo",
+        "panet predict photos/ --model official/e2e_panet_R-50-FPN_2x_mask.yaml --output found",
+        "panet eval --config-file official/e2e_panet_R-50-FPN_2x_mask.yaml "
+        "MODEL.WEIGHTS panet://official/e2e_panet_R-50-FPN_2x_mask.pth",
+        "```",
+        "",
+        "In Python, `Predictor.from_name(NAME)`, `panet.model_zoo.get(NAME, trained=True)` and "
+        "`get_config(NAME, trained=True)` take the same names.",
+        "",
+        "| name | project | box AP | mask AP | MB |",
+        "|---|---|---|---|---|",
+    ]
+    for model in PUBLISHED.values():
+        lines.append(
+            f"| `{model.config}` | {model.source} | {model.box_ap} | {model.mask_ap or '-'} | "
+            f"{model.megabytes} |"
+        )
+    lines += [
+        "",
+        "## Without network",
+        "",
+        "Place the published file in the cache, as `panet/published/` and the name with `.pth`, or "
+        "set `PANET_MODEL_ZOO` to a folder or URL that has it under that name, e.g. "
+        "`official/e2e_panet_R-50-FPN_2x_mask.pth`.",
+        "",
+        "## Cards",
+    ]
+    for model in PUBLISHED.values():
+        ap = f"box AP {model.box_ap}" + (f", mask AP {model.mask_ap}" if model.mask_ap else "")
+        check = (
+            f"SHA-256 begins with `{model.hash_prefix}`"
+            if model.hash_prefix
+            else "names and shapes of all tensors; the SHA-256 of the first download is kept"
+        )
+        lines += [
+            "",
+            f"### {model.config}",
+            "",
+            f"- weights: `{model.weights}`, from <{model.url}>",
+            f"- trained by: [{model.source}]({model.page}), on COCO train2017, 80 classes",
+            f"- reported: {ap} on COCO val2017",
+            f"- licence of the project: {model.licence}",
+            f"- check: {check}",
+            f"- size: {model.megabytes} MB converted",
+        ]
     return "\n".join(lines) + "\n"

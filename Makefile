@@ -16,9 +16,9 @@ demo:
 test: install
 	$(BIN)/python -m pytest -q -n auto
 
-# Without those that run whole programs or trainings.
+# Without those that run whole programs or trainings, or take long.
 test-fast: install
-	$(BIN)/python -m pytest -q -n auto -m "not integration"
+	$(BIN)/python -m pytest -q -n auto -m "not integration and not slow"
 
 install:
 	@PYTHON="$(PYTHON)" TORCH="$(TORCH)" tools/install.sh "$(DETECTRON2)"

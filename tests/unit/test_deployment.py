@@ -162,6 +162,7 @@ def test_retinanet(tiny_cfg: CfgNode) -> None:
 @pytest.mark.parametrize(
     "dtype", [torch.float32, pytest.param(torch.bfloat16, marks=needs.BFLOAT16)]
 )
+@pytest.mark.slow
 def test_compiled(tiny_cfg: CfgNode, dtype: torch.dtype) -> None:
     model = build(tiny_cfg)
     optimized = optimize_for_inference(model, dtype, compile=True)

@@ -48,7 +48,9 @@ def test_files_and_names_are_found(tmp_path: Path) -> None:
 
 
 def test_trained_weights_that_do_not_exist() -> None:
-    with pytest.raises(ValueError, match="no trained weights for 'panet_R50_2x.yaml'; there are for official/"):
+    with pytest.raises(
+        ValueError, match="no trained weights for 'panet_R50_2x.yaml'; there are for official/"
+    ):
         model_zoo.get("panet_R50_2x.yaml", trained=True)
 
 

@@ -177,6 +177,7 @@ def last_losses(cfg: CfgNode, resume: bool) -> dict[str, float]:
 
 
 @pytest.mark.parametrize(("device", "dtype"), needs.precisions(*EVERY_DTYPE))
+@pytest.mark.slow
 def test_a_resumed_run_equals_an_undisturbed_one(
     tiny_cfg: CfgNode, device: torch.device, dtype: torch.dtype
 ) -> None:

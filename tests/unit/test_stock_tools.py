@@ -105,6 +105,7 @@ def test_fast_models_are_traced_too(
 
 @on_every_device
 @every_model
+@pytest.mark.slow
 def test_scripted(tiny_cfg: CfgNode, options: list[Any], device: torch.device) -> None:
     tiny_cfg.MODEL.DEVICE = str(device)
     model = find_much(build_model(configured(tiny_cfg, options))).eval()
@@ -129,6 +130,7 @@ def test_scripted(tiny_cfg: CfgNode, options: list[Any], device: torch.device) -
 
 
 @every_model
+@pytest.mark.slow
 def test_macs_are_counted(tiny_cfg: CfgNode, options: list[Any]) -> None:
     model = find_much(build_model(configured(tiny_cfg, options))).eval()
     inputs = batch(96, 128)

@@ -35,6 +35,7 @@ def tell_of_threads(folder: Path) -> None:
         (detectron2_launch.detectron2_launch, "True, then True"),
     ],
 )
+@pytest.mark.slow
 def test_no_connection_outlives_the_work(launch: object, state: str, tmp_path: Path) -> None:
     assert callable(launch)
     launch(tell_of_threads, 2, dist_url="auto", args=(tmp_path,))

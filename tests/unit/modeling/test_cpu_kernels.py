@@ -233,6 +233,7 @@ def test_bfloat16_is_fast_where_onednn_says_so() -> None:
 
 
 @pytest.mark.skipif("IMITATED" in os.environ, reason="is what runs there")
+@pytest.mark.slow
 def test_on_an_older_cpu() -> None:
     """These tests, and those of the optimized model, as a CPU with AVX2 alone runs them."""
     files = [Path(__file__), ROOT / "tests" / "unit" / "test_deployment.py"]

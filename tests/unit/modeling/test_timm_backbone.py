@@ -218,6 +218,7 @@ def statistics(file: str) -> None:
         torch.save(means, file)
 
 
+@pytest.mark.slow
 def test_synchronized_norms_see_the_joint_batch(tmp_path: Path) -> None:
     joint, shared = str(tmp_path / "joint.pth"), str(tmp_path / "shared.pth")
     statistics(joint)
@@ -230,6 +231,7 @@ def train(cfg: CfgNode, json_file: str, images: str) -> None:
     PANetTrainer(cfg).train()
 
 
+@pytest.mark.slow
 def test_two_processes_train_on_a_cpu(tiny_cfg: CfgNode) -> None:
     cfg = timm_cfg(tiny_cfg, "regnety_002")
     cfg.MODEL.TIMM.NORM = "SyncBN"

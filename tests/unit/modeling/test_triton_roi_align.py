@@ -223,6 +223,7 @@ def test_compiles_for_a_gpu(count: int, samples: int, backward: bool) -> None:
 
 
 @pytest.mark.skipif(CUDA or INTERPRETED, reason="is what runs there")
+@pytest.mark.slow
 def test_in_the_interpreter() -> None:
     command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", __file__]
     environment = {**os.environ, "TRITON_INTERPRET": "1"}

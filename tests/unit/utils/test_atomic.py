@@ -41,6 +41,7 @@ def test_a_full_disk_is_told_with_the_name(tmp_path: Path) -> None:
     assert not path.exists()
 
 
+@pytest.mark.slow
 def test_killed_while_writing(tmp_path: Path) -> None:
     path = tmp_path / "file"
     path.write_text("old")

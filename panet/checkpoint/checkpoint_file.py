@@ -23,6 +23,28 @@ _NUMPY_SCALARS: list[Any] = [
     *(type(np.dtype(code)) for code in "?bBhHiIlLefd"),
 ]
 
+
+class _Inert:
+    """Takes the place of an object beside the weights, and keeps nothing of it."""
+
+    def __init__(self, *_: object) -> None:
+        pass
+
+    def __setstate__(self, _: object) -> None:
+        pass
+
+
+# Training curves that mmengine stores in checkpoints, and the arrays in them.
+_INERT: list[Any] = [
+    (_Inert, name)
+    for name in (
+        "mmengine.logging.history_buffer.HistoryBuffer",
+        "numpy._core.multiarray._reconstruct",
+        "numpy.core.multiarray._reconstruct",
+        "numpy.ndarray",
+    )
+]
+
 # Errors that torch.load raises for damaged files and files of other formats.
 _LOAD_ERRORS = (pickle.UnpicklingError, RuntimeError, EOFError, ValueError, LookupError, OSError)
 
@@ -41,7 +63,10 @@ def load_checkpoint(path: Path) -> dict[str, Any]:
     if not path.is_file():
         raise UserError(f"There is no checkpoint {path}.")
     try:
-        with torch.serialization.safe_globals(_NUMPY_SCALARS), warnings.catch_warnings():
+        with (
+            torch.serialization.safe_globals([*_NUMPY_SCALARS, *_INERT]),
+            warnings.catch_warnings(),
+        ):
             warnings.simplefilter("ignore")  # about old file formats
             checkpoint = torch.load(path, map_location="cpu", weights_only=True)
     except _LOAD_ERRORS as error:

@@ -77,19 +77,22 @@ def convert(
         name, recognized = source.recognize(tensors)
         config_file, options = get_config_file(name), recognized + options
     dropped: list[str] = []
+    unknown: list[str] = []
     state: Tensors = {}
     for name, tensor in tensors.items():
         target = source.rename(name)
-        if target is None:
-            dropped.append(f"{name}: not part of the model")
-        else:
+        if target is not None:
             state[target] = tensor
+        elif name.startswith(source.network):
+            unknown.append(f"{name} has no counterpart here")
+        else:
+            dropped.append(f"{name}: not part of the model")
     for target, what in source.adapt(state).items():
         dropped.append(f"{source.original_name(target)}: {what}")
     cfg = load_config(config_file, ["MODEL.DEVICE", "cpu", *options])
     model_state = build_model(cfg).state_dict()
     shapes = {name: tensor.shape for name, tensor in model_state.items()}
-    if differences := _differences(source, state, shapes):
+    if differences := unknown + _differences(source, state, shapes):
         listed = "\n  ".join(differences)
         raise UserError(f"it does not fit the model of {config_file}:\n  {listed}")
     ordered = {name: state[name].clone() for name in model_state}

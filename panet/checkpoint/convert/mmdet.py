@@ -81,6 +81,7 @@ def _adapt(state: Tensors) -> dict[str, str]:
 
 MMDET = Source(
     name="mmdet",
+    network=("backbone.", "neck.", "rpn_head.", "roi_head."),
     modules=resnet_modules("backbone.") | _pyramid() | _heads(),
     recognize=_recognize,
     adapt=_adapt,

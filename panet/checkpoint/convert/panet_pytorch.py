@@ -131,6 +131,7 @@ def _adapt(state: Tensors) -> dict[str, str]:
 
 PANET_PYTORCH = Source(
     name="panet-pytorch",
+    network=("Conv_Body.", "RPN.", "Box_Head.", "Box_Outs.", "Mask_Head.", "Mask_Outs."),
     modules=resnet_modules(_BODY, stem="res1.", stages=STAGES) | _pyramid() | _heads(),
     recognize=_recognize,
     adapt=_adapt,

@@ -16,6 +16,8 @@ class Source:
 
     Attributes:
         name: name on the command line.
+        network: name prefixes of the modules of its networks. Tensors with these prefixes must be
+            known; all others are dropped.
         modules: its names of the modules with parameters, mapped to this project's names.
         recognize: finds the configuration of a checkpoint from its tensors. Returns a name of the
             model zoo and overrides, as alternating keys and values. Raises ``UserError`` if there
@@ -25,6 +27,7 @@ class Source:
     """
 
     name: str
+    network: tuple[str, ...]
     modules: Mapping[str, str]
     recognize: Callable[[Mapping[str, Tensor]], tuple[str, list[str]]]
     adapt: Callable[[Tensors], dict[str, str]]

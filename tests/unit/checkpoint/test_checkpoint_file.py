@@ -2,7 +2,9 @@
 
 import os
 import pickle
+import sys
 from pathlib import Path
+from types import ModuleType
 
 import numpy as np
 import pytest
@@ -72,3 +74,28 @@ def test_damaged_files_are_named(tmp_path: Path) -> None:
     torch.save(torch.ones(3), path)
     with pytest.raises(UserError, match="holds a Tensor instead"):
         load_checkpoint(path)
+
+
+def test_mmengines_training_curves_are_inert(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    module = ModuleType("mmengine.logging.history_buffer")
+
+    class HistoryBuffer:
+        def __init__(self) -> None:
+            self._max_length = 1000
+            self._log_history = np.array([0.5, 0.25])
+            self._count_history = np.array([1, 1])
+            self._statistics_methods: dict[str, object] = {}
+
+    HistoryBuffer.__module__, HistoryBuffer.__qualname__ = module.__name__, "HistoryBuffer"
+    module.HistoryBuffer = HistoryBuffer  # type: ignore[attr-defined]
+    path = tmp_path / "epoch_12.pth"
+    with monkeypatch.context() as patch:
+        for name in ("mmengine", "mmengine.logging", module.__name__):
+            patch.setitem(sys.modules, name, module)
+        hub = {"log_scalars": {"train/loss": HistoryBuffer()}, "runtime_info": {"iter": 3}}
+        torch.save({"state_dict": {"a": torch.ones(2)}, "message_hub": hub}, path)
+    loaded = load_checkpoint(path)
+    assert split_checkpoint(loaded)[0].keys() == {"a"}
+    assert vars(loaded["message_hub"]["log_scalars"]["train/loss"]) == {}

@@ -1,5 +1,6 @@
 """Converted checkpoints compute what the systems that they come from do."""
 
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -189,3 +190,20 @@ def test_the_command_line_says_what_is_wrong(tmp_path: Path) -> None:
         f"error: {path} cannot be converted: it has no backbone"
     )
     assert not (tmp_path / "out.pth").exists()
+
+
+@pytest.mark.parametrize(
+    ("source", "name"),
+    [
+        ("mmdet", "backbone.layer3.0.conv2_offset.weight"),
+        ("mmdet", "neck.fpn_convs.4.conv.weight"),
+        ("mmdet", "roi_head.bbox_head.shared_convs.0.conv.weight"),
+        ("panet-pytorch", "Conv_Body.conv_body.res5.2.conv4.weight"),
+        ("panet-pytorch", "Mask_Head.mask_conv6.weight"),
+    ],
+)
+def test_unknown_tensors_of_the_network_are_refused(source: str, name: str) -> None:
+    mmdet = source == "mmdet"
+    state = restatement.mmdet_state() if mmdet else restatement.release_state(True, False)
+    with pytest.raises(UserError, match=f"{re.escape(name)} has no counterpart here"):
+        convert({**state, name: torch.zeros(1)}, SOURCES[source])

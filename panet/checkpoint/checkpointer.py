@@ -22,6 +22,7 @@ from .checkpoint_file import load_checkpoint, split_checkpoint
 from .class_transfer import match_classes, transfer_classes
 from .convert.source import rename_tensor
 from .convert.systems import SOURCES
+from .levels import copy_to_levels
 from .timm_weights import rename_timm_weights
 from .torchvision_resnet import is_torchvision_resnet, resnet_modules
 from .weights import load_safetensors
@@ -36,6 +37,7 @@ class PANetCheckpointer(ReusableCheckpointer):
     - It writes files atomically.
     - If the last checkpoint of a run is damaged, it resumes from the one before.
     - It loads ResNets of torchvision and models of timm as backbones.
+    - It copies the first layers of a Mask R-CNN's heads to all levels of a PANet.
     - It saves the class names beside the weights. If a checkpoint has other classes than the model,
       the classes that both have keep their weights in the heads.
     """
@@ -160,6 +162,8 @@ class PANetCheckpointer(ReusableCheckpointer):
     def _load_model(self, checkpoint: dict[str, Any]) -> Any:
         if self._resuming:
             self._check_same_model(checkpoint["model"])
+        elif copied := copy_to_levels(checkpoint["model"], self.model.state_dict()):
+            logger.info("Copied to every level: %s.", ", ".join(copied))
         classes = _classes_of(self.dataset)
         source_classes = checkpoint.get("classes") or _classes_of(self.source_dataset)
         if classes and source_classes and classes != source_classes:

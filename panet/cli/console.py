@@ -9,6 +9,7 @@ from typing import Any
 
 import torch
 from detectron2.data import MetadataCatalog
+from detectron2.evaluation.testing import flatten_results_dict
 from detectron2.utils import comm
 from detectron2.utils.logger import setup_logger
 from tabulate import tabulate
@@ -32,8 +33,8 @@ def log_to_file(output_dir: str) -> None:
         for handler in logger.handlers:
             if getattr(handler, "stream", None) is sys.stdout:
                 handler.setLevel(logging.WARNING)
-    # detectron2's report on the environment makes it warn that there is no CUDA.
-    logging.getLogger("torch.utils.cpp_extension").setLevel(logging.ERROR)
+    for name in ("torch.fx._symbolic_trace", "torch.utils.cpp_extension"):
+        logging.getLogger(name).setLevel(logging.ERROR)  # about what users cannot change
 
 
 @contextmanager
@@ -74,8 +75,14 @@ def _describe(names: Sequence[str]) -> str:
 
 
 def print_results(results: Mapping[str, Any] | None) -> None:
-    """Print COCO's metrics of every task as a table."""
-    tables = {task: values for task, values in (results or {}).items() if "AP" in values}
-    if tables:
-        rows = [[task, *(values.get(name) for name in METRICS)] for task, values in tables.items()]
-        print(tabulate(rows, headers=["", *METRICS], floatfmt=".1f"))
+    """Print the overall metrics of every task, and of every dataset if there are several."""
+    rows: dict[str, dict[str, float]] = {}
+    for name, value in flatten_results_dict(dict(results or {})).items():
+        task, _, metric = name.rpartition("/")
+        if not metric.startswith("AP-"):  # of a class
+            rows.setdefault(task, {})[metric] = value
+    for metrics in dict.fromkeys(map(tuple, rows.values())):
+        table = [
+            [task, *values.values()] for task, values in rows.items() if tuple(values) == metrics
+        ]
+        print(tabulate(table, headers=["", *metrics], floatfmt=".1f"))

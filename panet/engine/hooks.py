@@ -104,9 +104,10 @@ class ProgressBar(HookBase):
         storage = self.trainer.storage
         latest = storage.latest()
         figures = {"loss": f"{storage.history('total_loss').median(self.period):.2f}"}
-        for name in ("segm/AP", "bbox/AP"):
-            if name in latest:
-                return {**figures, "AP": f"{latest[name][0]:.1f}"}
+        for task in ("segm/AP", "bbox/AP"):
+            for name, (value, _) in latest.items():
+                if f"/{name}".endswith(f"/{task}"):  # after the dataset, if there are several
+                    return {**figures, "AP": f"{value:.1f}"}
         return figures
 
     def after_train(self) -> None:

@@ -16,6 +16,7 @@ class NonFiniteLosses:
 
     Attributes:
         file: the JSON file of this process, with "losses" and "file_names".
+        files: pattern of the files of all processes.
     """
 
     def __init__(self, model: nn.Module, output_dir: Path) -> None:
@@ -25,6 +26,7 @@ class NonFiniteLosses:
             output_dir: folder of the run.
         """
         self.file = output_dir / f"non_finite_batch_{comm.get_rank()}.json"
+        self.files = self.file if comm.get_world_size() == 1 else output_dir / "non_finite_batch_*"
         self._names: list[str] = []
         self._losses: HostCopy | None = None
         self._batch: list[dict[str, Any]] = []

@@ -232,7 +232,7 @@ class PANetTrainer(DefaultTrainer):
         except FloatingPointError as error:
             raise UserError(
                 f"The loss became infinite or NaN at iteration {self.iter}; the images of the "
-                f"batch are listed in {self._non_finite.file}. Check their annotations or lower "
+                f"batch are listed in {self._non_finite.files}. Check their annotations or lower "
                 f"{self.learning_rate_key}, and resume from the last checkpoint with --resume."
             ) from error
         except RuntimeError as error:

@@ -2,13 +2,17 @@
 
 import argparse
 import errno
+import multiprocessing
+import re
 import sys
 import traceback
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import NoReturn
 
-from detectron2.utils import comm
-from torch.multiprocessing.spawn import ProcessExitedException
+from torch.multiprocessing.spawn import ProcessExitedException, ProcessRaisedException
+
+_FULL = (errno.ENOSPC, errno.EDQUOT)
 
 
 class UserError(ValueError):
@@ -33,31 +37,58 @@ def exit_on_user_error() -> Iterator[None]:
 
     Handles :class:`UserError` and a full disk (exit status 2) and Ctrl-C (exit status 130). Use it
     around a program's main function and, if detectron2's ``launch`` runs that function in several
-    processes, around the call of ``launch`` too.
+    processes, around the call of ``launch`` too, which prints the message of the process that
+    failed first.
     """
+    is_child = multiprocessing.parent_process() is not None
     try:
         yield
     except UserError as error:
-        _show(str(error))
-        sys.exit(2)
-    except OSError as error:
-        if error.errno not in (errno.ENOSPC, errno.EDQUOT):
+        if is_child:
             raise
-        _show(
-            f"There is no space left to write {error.filename or 'to the disk'}; free some "
-            "space, then continue a training run with --resume."
-        )
-        sys.exit(2)
+        _exit(str(error))
+    except OSError as error:
+        if is_child or error.errno not in _FULL:
+            raise
+        _exit(_full_disk(error.filename))
     except KeyboardInterrupt:
-        _show("Interrupted.")
+        if not is_child:
+            print("error: Interrupted.", file=sys.stderr)
         sys.exit(130)
+    except ProcessRaisedException as error:
+        message = _message(str(error))
+        if message is None:
+            raise
+        _exit(message)
     except ProcessExitedException as error:
-        # The failed process has already printed its message.
-        sys.exit(error.exit_code)
+        if error.signal_name is None:
+            sys.exit(error.exit_code)
+        print(
+            f"error: Process {error.error_index} was killed by {error.signal_name}, perhaps "
+            "because memory ran out.",
+            file=sys.stderr,
+        )
+        sys.exit(128 - error.exit_code)
 
 
-def _show(message: str) -> None:
-    if comm.is_main_process():
-        if "--debug" in sys.argv:
-            traceback.print_exc()
-        print(f"error: {message}", file=sys.stderr)
+def _exit(message: str) -> NoReturn:
+    if "--debug" in sys.argv:
+        traceback.print_exc()
+    print(f"error: {message}", file=sys.stderr)
+    sys.exit(2)
+
+
+def _full_disk(file: str | None) -> str:
+    return (
+        f"There is no space left to write {file or 'to the disk'}; free some space, then continue "
+        "a training run with --resume."
+    )
+
+
+def _message(text: str) -> str | None:
+    """Find the message for the user in the traceback of another process."""
+    if found := re.search(r"^[\w.]*errors\.(?:UserError|DownloadError): (.*)", text, re.M | re.S):
+        return found[1].strip()
+    if found := re.search(r"^OSError: \[Errno (\d+)\] [^:\n]*(?:: '(.*)')?$", text, re.M):
+        return _full_disk(found[2]) if int(found[1]) in _FULL else None
+    return None

@@ -1,13 +1,18 @@
 """Errors that users can mend are shown in one line."""
 
 import errno
+import os
+import signal
 import sys
+import time
 from pathlib import Path
 
 import pytest
 import torch
+from detectron2.utils import comm
 
 from panet import load_config
+from panet.compat.detectron2_launch import launch
 from panet.prepare import prepare
 from panet.utils.device import check_gpus
 from panet.utils.errors import UserError, exit_on_user_error
@@ -101,3 +106,34 @@ def test_more_gpus_than_there_are(monkeypatch: pytest.MonkeyPatch) -> None:
         check_gpus(3)
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 0)
     check_gpus(3)  # processes on the CPU
+
+
+def fail_in_one_process(how: str) -> None:
+    with exit_on_user_error():
+        if comm.get_rank() == 0:
+            time.sleep(60)
+        if how == "kill":
+            os.kill(os.getpid(), signal.SIGKILL)
+        if how == "disk":
+            raise OSError(errno.ENOSPC, "No space left on device", "out/model.pth")
+        raise UserError("The image a.jpg is wrong.")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("how", "message", "status"),
+    [
+        ("error", "error: The image a.jpg is wrong.", 2),
+        ("disk", "error: There is no space left to write out/model.pth; free some", 2),
+        ("kill", "error: Process 1 was killed by SIGKILL, perhaps because memory ran out.", 137),
+    ],
+)
+def test_an_error_of_another_process_is_shown_once(
+    how: str, message: str, status: int, capfd: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(SystemExit) as end, exit_on_user_error():
+        launch(fail_in_one_process, 2, dist_url="auto", args=(how,))
+    assert end.value.code == status
+    lines = [line for line in capfd.readouterr().err.splitlines() if line.startswith("error:")]
+    assert len(lines) == 1
+    assert lines[0].startswith(message)

@@ -12,6 +12,7 @@ import subprocess
 import sys
 import sysconfig
 import tempfile
+import textwrap
 import warnings
 from collections.abc import Sequence
 from pathlib import Path
@@ -410,6 +411,8 @@ def _add(
     commands: _Commands, name: str, module: str | None, description: str, example: str
 ) -> argparse.ArgumentParser:
     lines = [line.removeprefix("        ") for line in description.splitlines()]
+    if len(lines) == 1:
+        lines = textwrap.wrap(description, 90)
     parser = commands.add_parser(
         name,
         help=re.split(r"[.:](?:\s|$)", " ".join(description.split()))[0],

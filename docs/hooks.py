@@ -58,7 +58,9 @@ def configuration_page(source: str) -> str:
                 lines += ["", f"## {key}", "", description]
             else:
                 value = re.sub(r'f"own_\{.*\}"', '"own_train", "own_val", "own_test"', value)
-                lines += ["", f"`{key}`{{ #{key} }} = `{value}`", "", f":   {description}"]
+                value = "{}" if value.startswith("CfgNode(") else value
+                anchor = re.sub(r"[^\w.]", "", key)
+                lines += ["", f"`{key}`{{ #{anchor} }} = `{value}`", "", f":   {description}"]
             comment = []
         elif not text.startswith("#"):
             comment = []

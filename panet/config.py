@@ -196,6 +196,11 @@ def load_config(config_file: str = "", overrides: Sequence[str] = ()) -> CfgNode
             f"{config_file} is a Python configuration, which is supported for training and "
             "evaluation only; use a YAML configuration."
         )
+    if config_file:
+        try:
+            Path(config_file).read_text(encoding="utf-8")
+        except UnicodeDecodeError as error:
+            raise UserError(f"{config_file} is not a YAML configuration.") from error
     cfg = get_cfg()
     add_panet_config(cfg)
     with explained_config_errors(cfg):

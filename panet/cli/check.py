@@ -24,7 +24,6 @@ from panet.data.json_checks import (
     Defect,
     check_categories,
     check_json,
-    check_overlap_by_name,
 )
 from panet.data.summary import (
     QUANTILES,
@@ -131,6 +130,9 @@ def check(source: Source, processes: int) -> Checked:
         found = annotations if isinstance(annotations, list) else []
         with_masks = any(isinstance(each, dict) and each.get("segmentation") for each in found)
     defects = check_json(content, file, with_masks, source.classes, source.may_lack_annotations)
+    if content.get("annotations") is None and not any(each.severity == "error" for each in defects):
+        what = "has no 'annotations'; it can be predicted, but neither trained nor evaluated on"
+        defects.append(Defect("warning", file, "", what))
     images: list[CheckedImage] = []
     if isinstance(content.get("images"), list):
         reading = check_images(content, source.image_root, processes)
@@ -143,10 +145,9 @@ def check(source: Source, processes: int) -> Checked:
 
 
 def compare(train: Checked, other: Checked) -> list[Defect]:
-    """Images that are in both datasets, by their names and by their content."""
+    """Find images that are in both datasets, by their content."""
     files = str(train.source.json_file), str(other.source.json_file)
-    by_name = check_overlap_by_name(train.content, files[0], other.content, files[1])
-    return [*by_name, *duplicated_content(train.images, other.images, *files)]
+    return list(duplicated_content(train.images, other.images, *files))
 
 
 def show(dataset: Checked, output_dir: Path, samples: int) -> None:

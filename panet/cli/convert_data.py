@@ -28,11 +28,13 @@ def main(args: argparse.Namespace) -> None:
     if args.source == "yolo":
         class_file = args.class_file or find_class_file(args.input)
         classes = yolo_classes(class_file)
+    args.output.parent.mkdir(parents=True, exist_ok=True)
+    if args.output.is_dir():
+        raise UserError(f"{args.output} is a folder; give the JSON file to write.")
     converted = []
     for item in tqdm(items, "images", disable=None):
         converted.append(convert_item(args.source, item, args.box_masks, class_file))
     content = to_coco(converted, classes)
-    args.output.parent.mkdir(parents=True, exist_ok=True)
     with open_atomically(args.output, "w") as stream:
         json.dump(content, stream)
     for remark in sorted({remark for image in converted for remark in image.remarks}):
@@ -43,8 +45,8 @@ def main(args: argparse.Namespace) -> None:
         f"{len(items):,} images, {len(annotations):,} objects of {len(content['categories'])} "
         f"classes, {masks:,} with masks"
     )
-    split = "DATASETS.OWN.TRAIN"
-    print(f"use it     {split}.JSON {args.output} {split}.IMAGES {images}")
+    keys = [f"DATASETS.OWN.TRAIN.{key}" for key in ("JSON", "IMAGES")]
+    print(f"to train   {keys[0]} {args.output} {keys[1]} {images}")
 
 
 def find_items(source: str, folder: Path, images: Path | None) -> tuple[list[Item], Path]:
@@ -62,6 +64,6 @@ def beside_labels(folder: Path) -> Path:
     """The folder of YOLO's images: where the last "labels" of a path is "images"."""
     parts = list(folder.parts)
     if "labels" not in parts:
-        raise UserError(f"{folder} has no part named labels; give the images with --images.")
+        raise UserError(f"{folder} is not in a folder named labels; give --images.")
     last = len(parts) - 1 - parts[::-1].index("labels")
     return Path(*parts[:last], "images", *parts[last + 1 :])

@@ -56,7 +56,7 @@ def read_coco_json(path: Path) -> dict[str, Any]:
     except OSError as error:
         raise UserError(f"{path} cannot be read: {error.strerror}.") from error
     except (ValueError, RecursionError) as error:
-        raise UserError(f"{path} is not valid JSON ({error}); write it again.") from error
+        raise UserError(f"{path} is not valid JSON: {error}.") from error
     if not isinstance(content, dict):
         raise UserError(
             f"{path} is not in COCO's format; it must be a JSON object with the keys images, "

@@ -28,7 +28,7 @@ from .json_checks import (
     check_categories,
     check_existence,
     check_json,
-    check_overlap_by_name,
+    check_shared_images,
     refuse_errors,
 )
 
@@ -248,8 +248,13 @@ def load_custom(
         file = str(dataset.json_file)
         found += [
             tuple(
-                check_overlap_by_name(
-                    content, file, read_coco_json(other.json_file), str(other.json_file)
+                check_shared_images(
+                    content,
+                    dataset.image_root,
+                    file,
+                    read_coco_json(other.json_file),
+                    other.image_root,
+                    str(other.json_file),
                 )
             )
             for other in together

@@ -3,6 +3,7 @@
 Errors would stop training, or silently corrupt training or evaluation. All others are warnings.
 """
 
+import filecmp
 from collections import Counter
 from collections.abc import Collection, Iterator, Sequence
 from pathlib import Path
@@ -232,18 +233,33 @@ def check_existence(content: dict[str, Any], image_root: Path) -> list[Defect]:
     ]
 
 
-def check_overlap_by_name(
-    train: dict[str, Any], train_file: str, other: dict[str, Any], other_file: str
+def check_shared_images(
+    train: dict[str, Any],
+    train_root: Path,
+    train_file: str,
+    other: dict[str, Any],
+    other_root: Path,
+    other_file: str,
 ) -> list[Defect]:
-    """Report a warning for each image of ``other`` that has the file name of one in ``train``."""
+    """Report a warning for each image of ``other`` that is also in ``train``, under its file name.
+
+    Images of the same name in two folders are shared only if the files are identical.
+    """
     known = {name: number for number, name in named_images(train)}
     return [
         Defect(
             "warning",
             other_file,
             f"image {number}",
-            f"has the same file_name {name} as image {known[name]} of {train_file}",
+            f"{name} is also image {known[name]} of {train_file}",
         )
         for number, name in named_images(other)
-        if name in known
+        if name in known and _is_same_file(train_root / name, other_root / name)
     ]
+
+
+def _is_same_file(one: Path, other: Path) -> bool:
+    try:
+        return one.samefile(other) or filecmp.cmp(one, other, shallow=False)
+    except OSError:  # reported as missing
+        return False

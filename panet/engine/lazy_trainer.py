@@ -41,6 +41,7 @@ class LazyTrainer(PANetTrainer):
 
     amp_dtype_key: ClassVar[str] = "train.amp.dtype"
     learning_rate_key: ClassVar[str] = "optimizer.lr"
+    max_iter_key: ClassVar[str] = "train.max_iter"
     num_workers_key: ClassVar[str] = "dataloader.train.num_workers"
 
     @classmethod

@@ -79,11 +79,13 @@ class PANetTrainer(DefaultTrainer):
       voting. Evaluations during training write visualizations to TensorBoard.
 
     Attributes:
-        amp_dtype_key, learning_rate_key, num_workers_key: configuration keys, for messages.
+        amp_dtype_key, learning_rate_key, max_iter_key, num_workers_key: configuration keys, for
+            messages.
     """
 
     amp_dtype_key: ClassVar[str] = "SOLVER.AMP.DTYPE"
     learning_rate_key: ClassVar[str] = "SOLVER.BASE_LR"
+    max_iter_key: ClassVar[str] = "SOLVER.MAX_ITER"
     num_workers_key: ClassVar[str] = "DATALOADER.NUM_WORKERS"
 
     def __init__(self, cfg: CfgNode) -> None:
@@ -98,6 +100,8 @@ class PANetTrainer(DefaultTrainer):
             setup_logger()
         self.cfg = cfg = self.prepare(cfg)
         settings = self.settings
+        if settings.max_iter < 0:
+            raise UserError(f"{self.max_iter_key} is {settings.max_iter}; it must be 0 or more.")
         model = self.build_model(cfg)
         optimizer = self.build_optimizer(cfg, model)
         device = next(model.parameters()).device
@@ -211,7 +215,12 @@ class PANetTrainer(DefaultTrainer):
             UserError: if it cannot be loaded.
         """
         self.checkpointer.resume_or_load(self.settings.weights, resume=resume)
-        if resume and self.checkpointer.has_checkpoint():
+        if resume and not self.checkpointer.has_checkpoint():
+            logger.warning(
+                "There is no checkpoint in %s to resume from; training starts from the beginning.",
+                self.settings.output_dir,
+            )
+        elif resume:
             # The checkpoint stores the iteration that had just finished.
             self.start_iter = self.iter + 1
 

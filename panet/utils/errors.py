@@ -13,6 +13,10 @@ from typing import NoReturn
 from torch.multiprocessing.spawn import ProcessExitedException, ProcessRaisedException
 
 _FULL = (errno.ENOSPC, errno.EDQUOT)
+_UNUSABLE = (
+    *(errno.EACCES, errno.EEXIST, errno.EISDIR, errno.ENOENT, errno.ENOTDIR, errno.EPERM),
+    errno.EROFS,
+)
 
 
 class UserError(ValueError):
@@ -35,10 +39,10 @@ def add_debug_argument(parser: argparse.ArgumentParser) -> None:
 def exit_on_user_error() -> Iterator[None]:
     """Exit with a one-line message on standard error instead of a traceback.
 
-    Handles :class:`UserError` and a full disk (exit status 2) and Ctrl-C (exit status 130). Use it
-    around a program's main function and, if detectron2's ``launch`` runs that function in several
-    processes, around the call of ``launch`` too, which prints the message of the process that
-    failed first.
+    Handles :class:`UserError`, a full disk and unusable paths (exit status 2) and Ctrl-C (exit
+    status 130). Use it around a program's main function and, if detectron2's ``launch`` runs that
+    function in several processes, around the call of ``launch`` too, which prints the message of
+    the process that failed first.
     """
     is_child = multiprocessing.parent_process() is not None
     try:
@@ -48,9 +52,10 @@ def exit_on_user_error() -> Iterator[None]:
             raise
         _exit(str(error))
     except OSError as error:
-        if is_child or error.errno not in _FULL:
+        message = _file_error(error.errno, error.strerror, error.filename)
+        if is_child or message is None:
             raise
-        _exit(_full_disk(error.filename))
+        _exit(message)
     except KeyboardInterrupt:
         if not is_child:
             print("error: Interrupted.", file=sys.stderr)
@@ -78,17 +83,22 @@ def _exit(message: str) -> NoReturn:
     sys.exit(2)
 
 
-def _full_disk(file: str | None) -> str:
-    return (
-        f"There is no space left to write {file or 'to the disk'}; free some space, then continue "
-        "a training run with --resume."
-    )
+def _file_error(number: int | None, reason: str | None, file: str | None) -> str | None:
+    """Describe an error of the file system that a user can fix."""
+    if number in _FULL:
+        return (
+            f"There is no space left to write {file or 'to the disk'}; free some space, then "
+            "continue a training run with --resume."
+        )
+    if number in _UNUSABLE and file:
+        return f"{file} cannot be read or written: {reason}."
+    return None
 
 
 def _message(text: str) -> str | None:
     """Find the message for the user in the traceback of another process."""
     if found := re.search(r"^[\w.]*errors\.(?:UserError|DownloadError): (.*)", text, re.M | re.S):
         return found[1].strip()
-    if found := re.search(r"^OSError: \[Errno (\d+)\] [^:\n]*(?:: '(.*)')?$", text, re.M):
-        return _full_disk(found[2]) if int(found[1]) in _FULL else None
+    if found := re.search(r"^\w*Error: \[Errno (\d+)\] ([^:\n]*)(?:: '(.*)')?$", text, re.M):
+        return _file_error(int(found[1]), found[2], found[3])
     return None

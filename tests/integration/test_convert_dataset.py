@@ -62,7 +62,7 @@ def test_wrong_arguments_end_in_one_line(tmp_path: Path, convert: Convert) -> No
         (("--from", "voc", labels, output), "JPEGImages; give the images with --images"),
         (("--from", "voc", labels, output, "--images", tmp_path), "There are no voc annotations"),
         (("--from", "labelme", labels, output), "There are no labelme annotations"),
-        (("--from", "yolo", tmp_path / "images", output), "has no part named labels"),
+        (("--from", "yolo", tmp_path / "images", output), "not in a folder named labels"),
     ):
         run = convert(*arguments)
         assert run.status == 2

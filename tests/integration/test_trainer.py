@@ -16,6 +16,7 @@ from panet.data.loader import build_train_loader
 from panet.engine import PANetTrainer
 from panet.evaluation.tta import RCNNEnsemble
 from panet.utils import device
+from panet.utils.errors import UserError
 
 
 def weights(trainer: PANetTrainer) -> dict[str, torch.Tensor]:
@@ -183,3 +184,16 @@ def test_unknown_optimizer_and_precision_are_refused(tiny_cfg: CfgNode) -> None:
     tiny_cfg.SOLVER.AMP.DTYPE = "int8"
     with pytest.raises(ValueError, match="DTYPE is 'int8'.*'float16', 'bfloat16'"):
         PANetTrainer(tiny_cfg)
+
+
+def test_a_negative_number_of_iterations_is_refused(tiny_cfg: CfgNode) -> None:
+    tiny_cfg.SOLVER.MAX_ITER = -5
+    with pytest.raises(UserError, match="SOLVER.MAX_ITER is -5; it must be 0 or more"):
+        PANetTrainer(tiny_cfg)
+
+
+def test_nothing_to_resume_from_is_said(
+    tiny_cfg: CfgNode, caplog: pytest.LogCaptureFixture
+) -> None:
+    PANetTrainer(tiny_cfg).resume_or_load(resume=True)
+    assert "to resume from; training starts from the beginning" in caplog.text

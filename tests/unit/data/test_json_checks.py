@@ -15,7 +15,7 @@ from panet.data.json_checks import (
     Defect,
     check_existence,
     check_json,
-    check_overlap_by_name,
+    check_shared_images,
     refuse_errors,
 )
 
@@ -202,12 +202,24 @@ def test_missing_images(tmp_path: Path) -> None:
     assert check_existence(content, tmp_path / "train") == [defect]
 
 
-def test_images_of_another_file_with_the_same_name() -> None:
+def test_images_shared_with_another_dataset(tmp_path: Path) -> None:
     train, val = small_coco.content(), small_coco.content(images=2)
     val["images"][0]["file_name"] = "night/other.png"
-    (defect,) = check_overlap_by_name(train, "train.json", val, "val.json")
-    assert defect[:3] == ("warning", "val.json", "image 1")
-    assert defect.what == "has the same file_name day/1.png as image 1 of train.json"
+    roots = tmp_path / "one", tmp_path / "two"
+    for root in roots:
+        (root / "day").mkdir(parents=True)
+        (root / "day" / "1.png").write_text("the same")
+
+    def shared(other_root: Path) -> list[Defect]:
+        return check_shared_images(train, roots[0], "train.json", val, other_root, "val.json")
+
+    for root in roots:
+        (defect,) = shared(root)
+        assert defect[:3] == ("warning", "val.json", "image 1")
+        assert defect.what == "day/1.png is also image 1 of train.json"
+    (roots[1] / "day" / "1.png").write_text("another")
+    assert shared(roots[1]) == []
+    assert shared(tmp_path / "nowhere") == []
 
 
 def test_only_errors_are_refused() -> None:

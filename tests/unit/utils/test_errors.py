@@ -36,6 +36,11 @@ def stderr_and_status(
             "continue a training run with --resume.",
             2,
         ),
+        (
+            PermissionError(errno.EACCES, "Permission denied", "/out"),
+            "error: /out cannot be read or written: Permission denied.",
+            2,
+        ),
         (KeyboardInterrupt(), "error: Interrupted.", 130),
     ],
 )
@@ -99,6 +104,13 @@ def test_wrong_files(tmp_path: Path) -> None:
             prepare(load_config(str(path)))
 
 
+def test_a_picture_is_no_configuration(tmp_path: Path) -> None:
+    path = tmp_path / "image.jpg"
+    path.write_bytes(b"\xff\xd8\xff\xe0")
+    with pytest.raises(UserError, match=r"image.jpg is not a YAML configuration"):
+        load_config(str(path))
+
+
 def test_more_gpus_than_there_are(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
     check_gpus(2)
@@ -116,6 +128,8 @@ def fail_in_one_process(how: str) -> None:
             os.kill(os.getpid(), signal.SIGKILL)
         if how == "disk":
             raise OSError(errno.ENOSPC, "No space left on device", "out/model.pth")
+        if how == "path":
+            raise PermissionError(errno.EACCES, "Permission denied", "/out")
         raise UserError("The image a.jpg is wrong.")
 
 
@@ -125,6 +139,7 @@ def fail_in_one_process(how: str) -> None:
     [
         ("error", "error: The image a.jpg is wrong.", 2),
         ("disk", "error: There is no space left to write out/model.pth; free some", 2),
+        ("path", "error: /out cannot be read or written: Permission denied.", 2),
         ("kill", "error: Process 1 was killed by SIGKILL, perhaps because memory ran out.", 137),
     ],
 )

@@ -51,7 +51,7 @@ def main(args: argparse.Namespace) -> int:
 def predict(
     args: argparse.Namespace, cfg: CfgNode, folder: ResultsFolder, sources: list[Source]
 ) -> None:
-    """Have the processes do what is not done yet."""
+    """Predict on the images and frames that are not finished yet, in all processes."""
     folder.unreadable_list.write_text("")
     unfinished = unfinished_sources(sources, folder)
     total = count_images(sources)
@@ -132,7 +132,8 @@ def progress_bar(total: int, before: int, counter: "Synchronized[int]") -> Itera
 
 def report_unreadable(folder: ResultsFolder, sources: list[Source]) -> int:
     """Say what could not be read; the exit status."""
-    lines = sorted(folder.unreadable_list.read_text(errors="surrogateescape").splitlines())
+    # A video is listed once, however many of its frames could not be used.
+    lines = sorted(set(folder.unreadable_list.read_text(errors="surrogateescape").splitlines()))
     if not lines:
         folder.unreadable_list.unlink()
         return 0

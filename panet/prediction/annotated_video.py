@@ -9,6 +9,7 @@ from panet.utils.errors import UserError
 
 from .folder import ResultsFolder, frame_name, stamp_of
 from .inputs import Source
+from .media import is_utf8
 
 
 def write_annotated_videos(sources: Sequence[Source], folder: ResultsFolder) -> None:
@@ -20,7 +21,7 @@ def write_annotated_videos(sources: Sequence[Source], folder: ResultsFolder) -> 
         folder: folder with the annotated frames.
 
     Raises:
-        UserError: if OpenCV cannot encode videos on this machine.
+        UserError: if OpenCV cannot encode videos on this machine, or in this folder.
     """
     for source in sources:
         if source.is_video and not folder.annotated_video(source.name).exists():
@@ -33,6 +34,11 @@ def _write(source: Source, folder: ResultsFolder, stamp: str) -> None:
     if video is None:
         return
     target = folder.annotated_video(source.name)
+    if not is_utf8(target):
+        raise UserError(
+            f"OpenCV cannot write {target}, whose path is not UTF-8; give another --output, or use "
+            "--no-pictures."
+        )
     unfinished = target.with_suffix(".unfinished.mp4")
     target.parent.mkdir(parents=True, exist_ok=True)
     writer = cv2.VideoWriter()

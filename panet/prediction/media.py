@@ -75,10 +75,21 @@ def to_eight_bits(values: npt.NDArray[np.generic]) -> npt.NDArray[np.uint8]:
     return np.rint(finite * (255 / white)).astype(np.uint8)
 
 
+def is_utf8(path: Path) -> bool:
+    """Whether OpenCV accepts a path; it ends the process if a path is not UTF-8."""
+    try:
+        str(path).encode()
+    except UnicodeEncodeError:
+        return False
+    return True
+
+
 @contextmanager
 def _opened(path: Path) -> Iterator[cv2.VideoCapture]:
     if not path.is_file():
         raise UnreadableImageError("the file does not exist")
+    if not is_utf8(path):
+        raise UnreadableImageError("OpenCV reads no videos whose path is not UTF-8")
     capture = cv2.VideoCapture(str(path))
     try:
         if not capture.isOpened():

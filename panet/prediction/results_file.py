@@ -54,7 +54,8 @@ def merge(folder: ResultsFolder, with_csv: bool = False) -> Summary:
     with open_atomically(folder.path / "images.json", "w") as stream:
         json.dump({"images": images, "categories": categories, "annotations": []}, stream)
     if with_csv:
-        with open_atomically(folder.path / "results.csv", "w") as stream:
+        # File names that are not UTF-8 are written with their original bytes.
+        with open_atomically(folder.path / "results.csv", "w", errors="surrogateescape") as stream:
             writer = csv.writer(stream)
             writer.writerow([*_COLUMNS, *_MEASURES])
             writer.writerows(_rows(folder))

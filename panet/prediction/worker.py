@@ -46,9 +46,12 @@ def unfinished_sources(sources: Sequence[Source], folder: ResultsFolder) -> list
     unfinished = [source for source in sources if not _is_finished(source, folder)]
     for source in unfinished:
         if source.is_video:
-            with suppress(UnreadableImageError, OSError):
+            try:
                 _, rate = probe_video(source.path)
-                folder.begin_video(source.name, stamp_of(source.path), rate)
+                stamp = stamp_of(source.path)
+            except (UnreadableImageError, OSError):
+                continue  # predict_share reports it
+            folder.begin_video(source.name, stamp, rate)
     return unfinished
 
 
@@ -67,7 +70,7 @@ def count_images(sources: Sequence[Source]) -> int:
     for source in sources:
         frames = 1
         if source.is_video:
-            with suppress(UnreadableImageError):
+            with suppress(UnreadableImageError, OSError):
                 frames = max(1, probe_video(source.path)[0])
         count += frames
     return count
@@ -157,11 +160,9 @@ class _Reader:
         try:
             stamp = stamp_of(source.path)
             image = read_image(source.path)
-            return self._prepare(source.name, {"file_name": source.name}, stamp, image)
-        except UnreadableImageError as error:
-            return partial(self._report_unreadable, source, str(error))
-        except OSError as error:
-            return partial(self._report_unreadable, source, error.strerror or str(error))
+        except (UnreadableImageError, OSError) as error:
+            return self._unreadable(source, error)
+        return self._prepare(source, source.name, {"file_name": source.name}, stamp, image)
 
     def _frame_jobs(self, source: Source) -> Iterator[_Job]:
         # Each process decodes the whole video, which is fast, and takes its share of the frames.
@@ -178,27 +179,40 @@ class _Reader:
                 if image is not None:
                     name = frame_name(source.name, number)
                     record = {"file_name": source.name, "frame": number}
-                    yield partial(self._prepare, name, record, stamp, image)
+                    yield partial(self._prepare, source, name, record, stamp, image)
                 elif is_own(number):
                     yield lambda: _do_nothing  # finished already, only counted
-            if self.rank == 0:
-                self.folder.end_video(source.name, number)
         except (UnreadableImageError, OSError) as error:
             if self.rank == 0:
-                report = partial(self._report_unreadable, source, str(error))
+                report = self._unreadable(source, error)
                 yield lambda: report
+        else:
+            if self.rank == 0:
+                self.folder.end_video(source.name, number)
 
-    def _prepare(self, name: str, record: Record, stamp: str, image: Picture) -> _Pending | _Finish:
+    def _prepare(
+        self, source: Source, name: str, record: Record, stamp: str, image: Picture
+    ) -> _Pending | _Finish:
         """Prepare an image for prediction, or only for drawing if it has a record already."""
         existing = self.folder.load(name, stamp)
         if existing is not None:
             return partial(self.folder.draw_missing, name, existing, image)
         height, width = image.shape[:2]
         record = {**record, "width": width, "height": height, "stamp": stamp}
-        return _Pending(name, record, image, self.predictor.prepare(image))
+        try:
+            prepared = self.predictor.prepare(image)
+        except UnreadableImageError as error:
+            return partial(self._report_unreadable, source, str(error), name)
+        return _Pending(name, record, image, prepared)
 
-    def _report_unreadable(self, source: Source, reason: str) -> None:
-        (self.folder.remove_video if source.is_video else self.folder.remove)(source.name)
+    def _unreadable(self, source: Source, error: Exception) -> _Finish:
+        reason = getattr(error, "strerror", None) or str(error)
+        return partial(self._report_unreadable, source, reason, source.name)
+
+    def _report_unreadable(self, source: Source, reason: str, name: str) -> None:
+        """Remove the results of an image, frame or video, and report its file."""
+        is_whole_video = source.is_video and name == source.name
+        (self.folder.remove_video if is_whole_video else self.folder.remove)(name)
         self.folder.report_unreadable(source.path, reason)
 
 

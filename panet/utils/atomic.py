@@ -10,7 +10,9 @@ from detectron2.utils.file_io import PathManager
 
 
 @contextmanager
-def open_atomically(path: str | Path, mode: str = "wb") -> Iterator[IO[Any]]:
+def open_atomically(
+    path: str | Path, mode: str = "wb", encoding: str | None = None, errors: str | None = None
+) -> Iterator[IO[Any]]:
     """Open a local file for writing and replace an existing file only once writing succeeded.
 
     If the block raises an error or the process is killed, the old file is unchanged.
@@ -18,10 +20,14 @@ def open_atomically(path: str | Path, mode: str = "wb") -> Iterator[IO[Any]]:
     Args:
         path: file path; its folder must exist.
         mode: "wb" or "w".
+        encoding: of text; by default UTF-8, regardless of the locale.
+        errors: how to encode what the encoding lacks, see :func:`open`; an error by default.
     """
+    if encoding is None and "b" not in mode:
+        encoding = "utf-8"
     unfinished = Path(f"{path}.unfinished")
     try:
-        with unfinished.open(mode) as file:
+        with unfinished.open(mode, encoding=encoding, errors=errors) as file:
             yield file
             file.flush()
             os.fsync(file.fileno())

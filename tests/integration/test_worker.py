@@ -1,11 +1,12 @@
 """Tests that prediction on many images loses and repeats nothing when it is interrupted."""
 
+import csv
+import errno
 import json
 import multiprocessing
 import os
 import shutil
 import threading
-import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -20,6 +21,7 @@ from pycocotools import mask as rle
 from pycocotools.coco import COCO
 from small_models import write_model
 
+from panet.cli.predict import report_unreadable
 from panet.data.shapes import draw_image
 from panet.prediction import Predictor, read_image, worker
 from panet.prediction.annotated_video import write_annotated_videos
@@ -275,14 +277,18 @@ def test_the_model_goes_on_while_results_are_written_but_not_far(
     written: list[int] = []
     writers: set[threading.Thread] = set()
     infer, save = predictor.infer, ResultsFolder.save
+    second_inference = threading.Event()
 
     def noted_infer(batch: Any) -> Any:
         written.append(len(list(folder.records.rglob("*.json"))))
+        if len(written) == 2:
+            second_inference.set()
         return infer(batch)
 
     def noted_save(self: ResultsFolder, name: str, record: Any) -> None:
         writers.add(threading.current_thread())
-        time.sleep(0.05)
+        # Had the model waited for the first result, this would never be set.
+        assert second_inference.wait(60)
         save(self, name, record)
 
     with (
@@ -305,6 +311,61 @@ def test_errors_in_writing_stop_it(predictor: Predictor, photos: Path, tmp_path:
     ):
         run(predictor, folder, sources_in(photos))
     assert infer.call_count <= 2
+
+
+def test_a_full_disk_after_the_last_frame_keeps_the_results(
+    predictor: Predictor, film: Path, tmp_path: Path
+) -> None:
+    folder = ResultsFolder(tmp_path / "out")
+    sources = sources_in(film.parent)
+    full = OSError(errno.ENOSPC, "No space left on device")
+    for function in ("begin_video", "end_video"):
+        with (
+            mock.patch.object(ResultsFolder, function, side_effect=full),
+            pytest.raises(OSError, match="No space left"),
+        ):
+            run(predictor, folder, sources)
+        assert folder.unreadable_list.read_text() == ""
+    before = [path for path in contents(folder) if path.startswith(("records", "pictures"))]
+    assert before
+    infer = mock.Mock(side_effect=predictor.infer)
+    with mock.patch.object(predictor, "infer", infer):
+        run(predictor, folder, sources)
+    assert set(before) < set(contents(folder))
+    assert infer.call_count == 7 - sum(path.startswith("records") for path in before)
+
+
+def test_a_video_that_cannot_be_resized_is_listed(
+    predictor: Predictor, film: Path, tmp_path: Path
+) -> None:
+    thin = film.with_name("thin.avi")
+    writer = cv2.VideoWriter(str(thin), cv2.VideoWriter.fourcc(*"MJPG"), 8, (8000, 2))
+    for _ in range(3):
+        writer.write(np.zeros((2, 8000, 3), np.uint8))
+    writer.release()
+    sources = sources_in(film.parent)
+    for processes in (1, 2):
+        folder = ResultsFolder(tmp_path / f"{processes}")
+        assert run(predictor, folder, sources, processes=processes) == 7 + 3
+        assert {image["file_name"] for image in images_of(folder)} == {"film.avi"}
+        assert folder.annotated_video("film.avi").exists()
+        assert not folder.annotated_video("thin.avi").exists()
+        assert report_unreadable(folder, sources) == 1
+        (line,) = folder.unreadable_list.read_text().splitlines()
+        assert line.startswith(f"{thin}\tthe image has 8000 x 2 pixels")
+
+
+def test_file_names_that_are_not_utf8(predictor: Predictor, photos: Path, tmp_path: Path) -> None:
+    odd = os.fsdecode(b"odd-\xff")
+    shutil.copy(photos / "b/x.png", photos / f"a/{odd}.png")
+    shutil.copy(photos / "a/film.mp4", photos / f"a/{odd}.mp4")  # ends a process that opens it
+    folder = ResultsFolder(tmp_path / "out")
+    run(predictor, folder, sources_in(photos / "a"))
+    assert f"{odd}.png" in {image["file_name"] for image in images_of(folder)}
+    with (folder.path / "results.csv").open(encoding="utf-8", errors="surrogateescape") as file:
+        assert f"{odd}.png" in {row["file_name"] for row in csv.DictReader(file)}
+    listed = folder.unreadable_list.read_text(errors="surrogateescape")
+    assert f"{odd}.mp4\tOpenCV reads no videos whose path is not UTF-8\n" in listed
 
 
 def images_of(folder: ResultsFolder) -> list[dict[str, Any]]:

@@ -41,6 +41,23 @@ def test_a_full_disk_is_told_with_the_name(tmp_path: Path) -> None:
     assert not path.exists()
 
 
+def test_text_is_utf8_in_every_locale(tmp_path: Path) -> None:
+    path = tmp_path / "file"
+    program = (
+        "import locale, sys\n"
+        "from panet.utils.atomic import open_atomically\n"
+        "assert locale.getpreferredencoding() != 'UTF-8'\n"
+        "with open_atomically(sys.argv[1], 'w', errors='surrogateescape') as file:\n"
+        "    file.write('\\u00e4\\udcff')\n"
+    )
+    environment = {**os.environ, "LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0"}
+    subprocess.run([sys.executable, "-c", program, path], env=environment, check=True)
+    assert path.read_bytes() == "\u00e4".encode() + b"\xff"
+    with open_atomically(path, "w", encoding="latin-1") as file:
+        file.write("\u00e4")
+    assert path.read_bytes() == b"\xe4"
+
+
 @pytest.mark.slow
 def test_killed_while_writing(tmp_path: Path) -> None:
     path = tmp_path / "file"

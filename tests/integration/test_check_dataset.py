@@ -56,19 +56,17 @@ def test_every_defect_is_in_the_table(tmp_path: Path, check: Check) -> None:
     arguments = ("--json", train[0], "--images", train[1], "--against", *val)
     run = check(*arguments)
     assert run.status == 1, run.stderr
-    assert "3 errors, 2 warnings" in run.stdout
+    assert "3 errors, 1 warnings" in run.stdout
     rows = list(csv.DictReader((tmp_path / "out" / "defects.csv").open()))
     assert [(row["severity"], row["id"]) for row in rows] == [
         ("error", "annotation 5"),
         ("error", "image 0"),
         ("error", "image 3"),
         ("warning", "image 0"),
-        ("warning", "image 0"),
     ]
     assert rows[1]["what"] == "is missing"
     assert "truncated" in rows[2]["what"]
-    assert "has the same file_name night/0.png as image 0" in rows[3]["what"]
-    assert "has the same content as image 2" in rows[4]["what"]
+    assert "has the same content as image 2" in rows[3]["what"]
 
 
 def test_the_datasets_of_a_configuration(tmp_path: Path, check: Check) -> None:
@@ -81,7 +79,7 @@ def test_the_datasets_of_a_configuration(tmp_path: Path, check: Check) -> None:
     run = check("--samples", "0", "--config-file", name, *data, *subset)
     assert run.status == 0, run.stdout + run.stderr
     assert "own_train: " in run.stdout
-    assert "0 errors, 4 warnings" in run.stdout  # all four file names are in both splits
+    assert "0 errors, 0 warnings" in run.stdout  # other images, though of the same names
     run = check("--config-file", name, *data)
     assert run.status == 2
     assert "4 annotations without a segmentation" in run.stderr.splitlines()[-1]

@@ -225,6 +225,7 @@ def report(defects: Sequence[Defect], output_dir: Path) -> int:
         if len(found) > SHOWN:
             print(f"{severity:8} and {len(found) - SHOWN:,} more")
     errors = sum(defect.severity == "error" for defect in defects)
-    print(f"{errors:,} errors, {len(defects) - errors:,} warnings")
+    warnings = len(defects) - errors
+    print(f"{errors:,} error{'s'[errors == 1 :]}, {warnings:,} warning{'s'[warnings == 1 :]}")
     print(f"defects    {path}")
     return 1 if errors else 0

@@ -50,7 +50,7 @@ def print_run(config_file: str, trainer: PANetTrainer) -> None:
     parameters = sum(parameter.numel() for parameter in trainer.model.parameters())
     device = torch.device(settings.device)
     if device.type == "cpu":
-        name = f"CPU ({cpu.name()}), {torch.get_num_threads()} threads"
+        name = f"CPU ({cpu.name()}), {torch.get_num_threads()} thread(s)"
     else:
         name = torch.cuda.get_device_name(device)
     precision = settings.amp_dtype if settings.amp_enabled else "float32"

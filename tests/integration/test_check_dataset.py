@@ -56,7 +56,7 @@ def test_every_defect_is_in_the_table(tmp_path: Path, check: Check) -> None:
     arguments = ("--json", train[0], "--images", train[1], "--against", *val)
     run = check(*arguments)
     assert run.status == 1, run.stderr
-    assert "3 errors, 1 warnings" in run.stdout
+    assert "3 errors, 1 warning\n" in run.stdout
     rows = list(csv.DictReader((tmp_path / "out" / "defects.csv").open()))
     assert [(row["severity"], row["id"]) for row in rows] == [
         ("error", "annotation 5"),

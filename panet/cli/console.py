@@ -17,8 +17,6 @@ from tabulate import tabulate
 from panet.engine import PANetTrainer
 from panet.utils import cpu
 
-METRICS = ("AP", "AP50", "AP75", "APs", "APm", "APl")
-
 
 def log_to_file(output_dir: str) -> None:
     """Send all messages but warnings to ``log.txt``."""
@@ -38,8 +36,8 @@ def log_to_file(output_dir: str) -> None:
 
 
 @contextmanager
-def metrics_to_file() -> Iterator[None]:
-    """Keep the tables that COCO's evaluation prints off the terminal; the log has them too."""
+def without_stdout() -> Iterator[None]:
+    """Drop what COCO's evaluation prints; the log has its tables too."""
     with redirect_stdout(io.StringIO()):
         yield
 

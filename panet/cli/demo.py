@@ -30,6 +30,7 @@ from panet.evaluation import draw_comparison
 from panet.model_zoo import get_config_file
 from panet.prepare import prepare
 from panet.reporting import read_run, write_report
+from panet.reporting.accuracy import METRICS
 from panet.utils.device import keep_freed_memory
 
 Picture = npt.NDArray[np.uint8]
@@ -67,7 +68,7 @@ def main(args: argparse.Namespace) -> None:
     with stage("training", "Training ..."):
         elapsed = time.perf_counter() - program_start
         trainer = train(cfg, resume, folder, args.early_pictures_after - elapsed)
-    with stage("evaluation", "Evaluating ..."), console.metrics_to_file():
+    with stage("evaluation", "Evaluating ..."), console.without_stdout():
         metrics = evaluate(cfg, trainer)
     with stage("pictures", "Drawing predictions ..."):
         draw_pictures(cfg, trainer.model, folder)
@@ -76,7 +77,7 @@ def main(args: argparse.Namespace) -> None:
         write_report(read_run(args.output_dir), report)
 
     results = {
-        task: {metric: round(metrics[task][metric], 2) for metric in console.METRICS}
+        task: {metric: round(metrics[task][metric], 2) for metric in METRICS}
         for task in ("bbox", "segm")
     }
     results_file = args.output_dir / "results.json"

@@ -49,7 +49,7 @@ def run(args: argparse.Namespace) -> Any:
         keep_freed_memory()
     if not args.quiet:
         return train_or_evaluate(args, trainer_class, cfg, name)
-    with console.metrics_to_file():
+    with console.without_stdout():
         results = train_or_evaluate(args, trainer_class, cfg, name)
     if comm.is_main_process():
         console.print_results(results)

@@ -10,14 +10,9 @@ from typing import Any, NamedTuple
 import numpy as np
 import torch
 from detectron2.config import CfgNode, configurable
-from detectron2.data import (
-    DatasetFromList,
-    DatasetMapper,
-    MapDataset,
-    build_detection_test_loader,
-)
+from detectron2.data import DatasetFromList, MapDataset
 from detectron2.data.build import trivial_batch_collator, worker_init_reset_seed
-from detectron2.data.samplers import TrainingSampler
+from detectron2.data.samplers import InferenceSampler, TrainingSampler
 from detectron2.utils import comm
 from detectron2.utils.env import seed_all_rng
 from torch.utils.data import DataLoader, Dataset, Sampler
@@ -85,10 +80,7 @@ class TrainBatchSampler(Sampler[list[Draw]]):
 
 
 class SeededMapDataset(Dataset[Any]):
-    """A mapped dataset whose random augmentation depends only on the seed and the position.
-
-    A :class:`UserError` of the mapper is returned as the item, for :class:`TrainLoader` to raise.
-    """
+    """A mapped dataset whose random augmentation depends only on the seed and the position."""
 
     def __init__(self, dataset: MapDataset, seed: int) -> None:
         """
@@ -104,17 +96,27 @@ class SeededMapDataset(Dataset[Any]):
 
     def __getitem__(self, draw: Draw) -> Any:
         seed_all_rng(derive_seed(self.seed, draw.position))
+        return self.dataset[draw.image]
+
+
+class _ErrorsAsItems:
+    """A mapper that returns a :class:`UserError` as the item, for :class:`_Loader` to raise.
+
+    If an error were raised in a worker, its message would include the worker's traceback.
+    """
+
+    def __init__(self, mapper: Callable[[dict[str, Any]], Any]) -> None:
+        self.mapper = mapper
+
+    def __call__(self, record: dict[str, Any]) -> Any:
         try:
-            return self.dataset[draw.image]
+            return self.mapper(record)
         except UserError as error:
             return error
 
 
-class TrainLoader(DataLoader[Any]):
-    """Data loader for a :class:`SeededMapDataset` that raises the errors returned as items.
-
-    If an error were raised in a worker, its message would include the worker's traceback.
-    """
+class _Loader(DataLoader[Any]):
+    """Data loader that raises the errors returned as items."""
 
     def __iter__(self) -> Iterator[Any]:  # type: ignore[override]
         for batch in super().__iter__():
@@ -130,7 +132,7 @@ def _start_worker(worker: int) -> None:
     worker_init_reset_seed(worker)
 
 
-def _from_config(
+def _train_from_config(
     cfg: CfgNode, mapper: Callable[[dict[str, Any]], Any] | None = None
 ) -> dict[str, Any]:
     _images_of_this_process("SOLVER.IMS_PER_BATCH", cfg.SOLVER.IMS_PER_BATCH)
@@ -151,7 +153,7 @@ def _from_config(
     }
 
 
-@configurable(from_config=_from_config)
+@configurable(from_config=_train_from_config)
 def build_train_loader(
     dataset: Sequence[dict[str, Any]],
     *,
@@ -186,9 +188,9 @@ def build_train_loader(
         ``total_batch_size`` divided by the number of processes.
 
     Raises:
-        UserError: if the batch cannot be divided among the processes or, given a ``CfgNode``, a
-            dataset or its proposals cannot be read or do not match the model, or the sampler
-            cannot be built, see :func:`panet.data.samplers.build_sampler`.
+        UserError: if the batch is empty or cannot be divided among the processes or, given a
+            ``CfgNode``, a dataset or its proposals cannot be read or do not match the model, or the
+            sampler cannot be built, see :func:`panet.data.samplers.build_sampler`.
     """
     batch_size = _images_of_this_process("dataloader.train.total_batch_size", total_batch_size)
     if seed < 0:
@@ -199,8 +201,8 @@ def build_train_loader(
     groups = None
     if aspect_ratio_grouping:
         groups = [int(record["width"] > record["height"]) for record in dataset]
-    mapped = MapDataset(DatasetFromList(dataset, copy=False), mapper)
-    return TrainLoader(
+    mapped = MapDataset(DatasetFromList(dataset, copy=False), _ErrorsAsItems(mapper))
+    return _Loader(
         SeededMapDataset(mapped, derive_seed(seed, comm.get_rank())),
         batch_sampler=TrainBatchSampler(sampler, batch_size, groups),
         num_workers=num_workers,
@@ -212,6 +214,8 @@ def build_train_loader(
 
 
 def _images_of_this_process(key: str, total_batch_size: int) -> int:
+    if total_batch_size < 1:
+        raise UserError(f"{key} is {total_batch_size}; it must be at least 1.")
     world_size = comm.get_world_size()
     if total_batch_size % world_size != 0:
         raise UserError(
@@ -221,25 +225,50 @@ def _images_of_this_process(key: str, total_batch_size: int) -> int:
     return total_batch_size // world_size
 
 
-def build_test_loader(cfg: CfgNode, dataset_name: str) -> DataLoader[Any]:
-    """Build detectron2's test loader for a dataset read by :func:`read_records`.
+def _test_from_config(cfg: CfgNode, dataset_name: str) -> dict[str, Any]:
+    check_proposals(cfg, "TEST")
+    files = None
+    if cfg.MODEL.LOAD_PROPOSALS:
+        files = [cfg.DATASETS.PROPOSAL_FILES_TEST[list(cfg.DATASETS.TEST).index(dataset_name)]]
+    return {
+        "dataset": read_records(dataset_name, filter_empty=False, proposal_files=files),
+        "mapper": InstanceMapMapper(cfg, False),
+        "num_workers": cfg.DATALOADER.NUM_WORKERS,
+    }
+
+
+@configurable(from_config=_test_from_config)
+def build_test_loader(
+    dataset: Sequence[dict[str, Any]],
+    *,
+    mapper: Callable[[dict[str, Any]], Any],
+    num_workers: int = 0,
+) -> DataLoader[Any]:
+    """Build a test data loader, with one image per batch.
+
+    Unlike detectron2's, it raises a :class:`UserError` of the mapper without the traceback of a
+    worker.
+
+    Instead of the arguments below, it also accepts a ``CfgNode``, with the keys ``INPUT``,
+    ``DATALOADER.NUM_WORKERS``, ``MODEL`` and ``DATASETS``, and the ``dataset_name`` of a registered
+    dataset, one of ``DATASETS.TEST`` if the model reads proposals.
 
     Args:
-        cfg: keys ``INPUT``, ``DATALOADER.NUM_WORKERS``, ``MODEL`` and ``DATASETS``.
-        dataset_name: a registered dataset; one of ``DATASETS.TEST`` if the model reads proposals.
+        dataset: records of images, e.g. from :func:`panet.data.records.read_records`.
+        mapper: maps a record to an input of the model.
+        num_workers: number of worker processes; 0 to read in the main process.
 
     Returns:
         An iterable over lists of one dict in detectron2's input format.
 
     Raises:
-        UserError: if the dataset or its proposals cannot be read.
+        UserError: given a ``CfgNode``, if the dataset or its proposals cannot be read.
     """
-    check_proposals(cfg, "TEST")
-    files = None
-    if cfg.MODEL.LOAD_PROPOSALS:
-        files = [cfg.DATASETS.PROPOSAL_FILES_TEST[list(cfg.DATASETS.TEST).index(dataset_name)]]
-    records = read_records(dataset_name, filter_empty=False, proposal_files=files)
-    loader: DataLoader[Any] = build_detection_test_loader(
-        records, mapper=DatasetMapper(cfg, False), num_workers=cfg.DATALOADER.NUM_WORKERS
+    mapped = MapDataset(DatasetFromList(dataset, copy=False), _ErrorsAsItems(mapper))
+    return _Loader(
+        mapped,
+        batch_size=1,
+        sampler=InferenceSampler(len(mapped)),
+        num_workers=num_workers,
+        collate_fn=trivial_batch_collator,
     )
-    return loader

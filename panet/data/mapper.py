@@ -9,6 +9,7 @@ from detectron2.data import DatasetMapper
 from detectron2.data.detection_utils import SizeMismatchError, filter_empty_instances
 from detectron2.data.transforms import RandomFlip, TransformList
 from detectron2.structures import Instances
+from PIL import Image
 
 from panet.utils.errors import UserError
 
@@ -52,7 +53,7 @@ class InstanceMapMapper(DatasetMapper):
             return super().__call__(dataset_dict)
         except SizeMismatchError as error:
             raise UserError(" ".join(str(error).split())) from error
-        except OSError as error:
+        except (OSError, SyntaxError, Image.DecompressionBombError) as error:  # Pillow's errors
             raise UserError(
                 f"The image {dataset_dict['file_name']} cannot be read: {error}"
             ) from error

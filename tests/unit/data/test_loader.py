@@ -2,16 +2,21 @@
 
 from collections.abc import Iterator
 from itertools import islice
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
 from detectron2.config import CfgNode
+from detectron2.data import DatasetCatalog
 from detectron2.data.common import AspectRatioGroupedDataset
+from PIL import Image
 from torch.utils.data import Sampler
 
-from panet.data.loader import TrainBatchSampler, build_train_loader
+from panet.data.loader import TrainBatchSampler, build_test_loader, build_train_loader
+from panet.data.mapper import InstanceMapMapper
+from panet.utils.errors import UserError
 
 
 class Indices(Sampler[int]):
@@ -89,5 +94,51 @@ def test_a_batch_must_divide_among_the_processes(
     tiny_cfg: CfgNode, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("detectron2.utils.comm.get_world_size", lambda: 3)
-    with pytest.raises(ValueError, match="IMS_PER_BATCH is 2; it must be a multiple of the 3"):
+    with pytest.raises(UserError, match="IMS_PER_BATCH is 2; it must be a multiple of the 3"):
         build_train_loader(tiny_cfg)
+
+
+@pytest.mark.parametrize("size", [0, -2])
+def test_a_batch_is_not_empty(tiny_cfg: CfgNode, size: int) -> None:
+    tiny_cfg.SOLVER.IMS_PER_BATCH = size
+    with pytest.raises(UserError, match=rf"SOLVER.IMS_PER_BATCH is {size}; .* at least 1\.$"):
+        build_train_loader(tiny_cfg)
+    with pytest.raises(UserError, match=rf"total_batch_size is {size}; it must be at least 1\.$"):
+        build_train_loader([], mapper=dict, total_batch_size=size)
+
+
+@pytest.mark.parametrize("workers", [0, 1])
+@pytest.mark.parametrize("damage", ["removed", "cut", "broken chunk"])
+def test_a_damaged_image_is_named_in_one_line(
+    tiny_cfg: CfgNode, tiny_dataset: str, tmp_path: Path, workers: int, damage: str
+) -> None:
+    """Both in training and in testing."""
+    damaged = tmp_path / "damaged.png"
+    if damage != "removed":
+        Image.new("RGB", (64, 64)).save(damaged)
+        content = bytearray(damaged.read_bytes())
+        content[content.index(b"IDAT") - 2 :] = b"" if damage == "cut" else b"\0\1ID\2T" + bytes(9)
+        damaged.write_bytes(content)
+    first = DatasetCatalog.get(tiny_dataset)[0]
+    record = {**first, "file_name": str(damaged), "height": 64, "width": 64}
+    options: dict[str, Any] = {"num_workers": workers}
+    loaders = (
+        build_train_loader(
+            [record], mapper=InstanceMapMapper(tiny_cfg, True), total_batch_size=1, **options
+        ),
+        build_test_loader([record], mapper=InstanceMapMapper(tiny_cfg, False), **options),
+    )
+    for loader in loaders:
+        with pytest.raises(UserError, match=r"^The image .*damaged.png cannot be read: [^\n]*$"):
+            next(iter(loader))
+
+
+def test_the_test_loader_of_a_configuration_names_a_damaged_image(
+    tiny_cfg: CfgNode, tiny_dataset: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def gone(*_: Any, **__: Any) -> None:
+        raise OSError("image file is truncated")
+
+    monkeypatch.setattr("detectron2.data.detection_utils.read_image", gone)
+    with pytest.raises(UserError, match=r"^The image .* cannot be read: image file is truncated$"):
+        next(iter(build_test_loader(tiny_cfg, tiny_dataset)))

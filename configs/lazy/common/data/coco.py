@@ -1,11 +1,10 @@
 """Dataloaders and evaluator for COCO. Resumed runs keep the order of the training images."""
 
 from detectron2.config import LazyCall as L
-from detectron2.data import build_detection_test_loader
 from detectron2.data.transforms import RandomFlip, ResizeShortestEdge
 from omegaconf import OmegaConf
 
-from panet.data.loader import build_train_loader
+from panet.data.loader import build_test_loader, build_train_loader
 from panet.data.mapper import InstanceMapMapper
 from panet.data.records import read_records
 from panet.evaluation.coco_evaluation import COCOEvaluator
@@ -34,7 +33,7 @@ dataloader.train = L(build_train_loader)(
     seed="${train.seed}",
 )
 
-dataloader.test = L(build_detection_test_loader)(
+dataloader.test = L(build_test_loader)(
     dataset=L(read_records)(names="coco_2017_val", filter_empty=False),
     mapper=L(InstanceMapMapper)(
         is_train=False,

@@ -29,6 +29,7 @@ from panet.modeling.cpu.layers import (
 from panet.modeling.fully_connected import FullyConnected
 from panet.utils.choices import check_choice
 from panet.utils.device import usable_precision
+from panet.utils.errors import UserError
 from panet.utils.modules import convert_convolution, replace_modules
 
 _DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
@@ -74,7 +75,7 @@ def optimize_for_inference(
         A model of the same class in evaluation mode.
 
     Raises:
-        ValueError: if ``dtype`` is not one of these.
+        UserError: if ``dtype`` is not one of these, or not for the model's device.
     """
     name = str(dtype).removeprefix("torch.")
     check_choice(key, name, _DTYPES)
@@ -83,7 +84,7 @@ def optimize_for_inference(
     if dtype != torch.float32:
         device = next(model.parameters()).device
         if dtype == torch.float16 and device.type != "cuda":
-            raise ValueError("dtype float16 needs CUDA; use bfloat16 on the CPU.")
+            raise UserError(f"{key} is float16, which needs CUDA; use bfloat16 on the CPU.")
         dtype = usable_precision(key, dtype, device)
     model = _copy_sharing_tensors(model).eval()
     timm_layers = _timm_layers(model)
@@ -112,7 +113,7 @@ def optimize_from_config(model: nn.Module, cfg: CfgNode) -> nn.Module:
         ``model`` itself unless ``TEST.OPTIMIZE.ENABLED``.
 
     Raises:
-        ValueError: if ``TEST.OPTIMIZE.DTYPE`` is unknown or not for the model's device.
+        UserError: if ``TEST.OPTIMIZE.DTYPE`` is unknown or not for the model's device.
     """
     options = cfg.TEST.OPTIMIZE
     if not options.ENABLED:
@@ -129,7 +130,7 @@ def optimize_by_name(model: nn.Module, key: str, dtype: str, compile: bool) -> n
         dtype: "float32", "bfloat16" or "float16".
 
     Raises:
-        ValueError: if ``dtype`` is unknown or not for the model's device.
+        UserError: if ``dtype`` is unknown or not for the model's device.
     """
     check_choice(key, dtype, _DTYPES)
     return optimize_for_inference(model, _DTYPES[dtype], compile, key=key)

@@ -11,6 +11,8 @@ from detectron2.modeling.roi_heads import ROI_BOX_HEAD_REGISTRY, FastRCNNConvFCH
 from fvcore.nn import weight_init
 from torch import Tensor, nn
 
+from panet.utils.errors import UserError
+
 from .cpu.tracing import is_tracing
 from .fully_connected import FullyConnected
 from .fusion import FusedFirstLayer, fusion_from_config
@@ -55,10 +57,10 @@ class PANetBoxHead(FastRCNNConvFCHead):
                 :class:`FusedFirstLayer`.
 
         Raises:
-            ValueError: if a norm or a fusion argument is unknown, or if ``fc_dims`` is empty.
+            UserError: if a norm or a fusion argument is unknown, or if ``fc_dims`` is empty.
         """
         if not fc_dims:
-            raise ValueError("MODEL.ROI_BOX_HEAD.NUM_FC is 0; it must be at least 1.")
+            raise UserError("MODEL.ROI_BOX_HEAD.NUM_FC must be at least 1.")
         super().__init__(
             input_shape,
             conv_dims=conv_dims,

@@ -107,7 +107,7 @@ class FusedFirstLayer(nn.Module):
                 benefit.
 
         Raises:
-            ValueError: if ``fusion`` or ``fusion_position`` is unknown.
+            UserError: if ``fusion`` or ``fusion_position`` is unknown.
         """
         super().__init__()
         self.fusion = check_choice("MODEL.ADAPTIVE_POOLING.FUSION", fusion, FUSIONS)

@@ -18,6 +18,7 @@ from torch.nn import functional as F
 from torch.utils.checkpoint import checkpoint
 
 from panet.utils.choices import check_choice
+from panet.utils.errors import UserError
 
 from .cpu.tracing import is_tracing
 from .fully_connected import FullyConnected
@@ -126,7 +127,7 @@ class PANetMaskHead(MaskRCNNConvUpsampleHead):
             kwargs: see ``BaseMaskRCNNHead``.
 
         Raises:
-            ValueError: if a norm, a fusion argument, ``fc_source`` or ``fc_combination`` is
+            UserError: if a norm, a fusion argument, ``fc_source`` or ``fc_combination`` is
                 unknown, or if there are no convolutions or too few for ``fc_source``.
         """
         conv_norm = check_roi_norm("MODEL.ROI_MASK_HEAD.NORM", conv_norm)
@@ -134,7 +135,7 @@ class PANetMaskHead(MaskRCNNConvUpsampleHead):
         num_convs = len(conv_dims) - 1
         needed = 1 if fc_source == "none" else int(fc_source.removeprefix("conv"))
         if num_convs < needed:
-            raise ValueError(
+            raise UserError(
                 f"MODEL.ROI_MASK_HEAD.NUM_CONV is {num_convs}; with MODEL.FC_FUSION.SOURCE "
                 f"{fc_source!r} it must be at least {needed}."
             )

@@ -10,7 +10,7 @@ def check_norm(key: str, norm: str) -> str:
     """Return ``norm`` if it is one of :data:`NORMS`.
 
     Raises:
-        ValueError: if it is not; the message names ``key``, the value and the allowed values.
+        UserError: if it is not; the message names ``key``, the value and the allowed values.
     """
     return check_choice(key, norm, NORMS)
 
@@ -22,7 +22,7 @@ def check_roi_norm(key: str, norm: str) -> str:
     "naiveSyncBN_N", which supports them and has the same parameters.
 
     Raises:
-        ValueError: if the norm is unknown; see :func:`check_norm`.
+        UserError: if the norm is unknown; see :func:`check_norm`.
     """
     check_norm(key, norm)
     return "naiveSyncBN_N" if norm == "SyncBN" else norm

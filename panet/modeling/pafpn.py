@@ -66,7 +66,7 @@ class PAFPN(FPN):
                 normalization they always have a bias.
 
         Raises:
-            ValueError: if a norm is unknown, or if ``top_block.in_feature`` is not an output.
+            UserError: if a norm is unknown, or if ``top_block.in_feature`` is not an output.
         """
         check_norm("MODEL.FPN.NORM", norm)
         check_norm("MODEL.PAFPN.NORM", path_norm)

@@ -232,7 +232,7 @@ class AllLevelPooler(nn.Module):
                 kernel if Triton is installed.
 
         Raises:
-            ValueError: if ``pooler_type`` is unknown.
+            UserError: if ``pooler_type`` is unknown.
         """
         super().__init__()
         check_choice("POOLER_TYPE for adaptive feature pooling", pooler_type, POOLER_TYPES)

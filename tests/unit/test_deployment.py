@@ -20,6 +20,7 @@ from panet.modeling.build import lay_out
 from panet.modeling.cpu import fused
 from panet.modeling.cpu.first_layers import FastFullyConnected
 from panet.modeling.cpu.layers import FrozenNormConv2d
+from panet.utils.errors import UserError
 
 SIZES = [(64, 96), (97, 65), (31, 130)]
 
@@ -212,15 +213,24 @@ def test_the_trainer_tests_what_the_configuration_asks_for(tiny_cfg: CfgNode) ->
 
 @pytest.mark.parametrize(
     ("dtype", "message"),
-    [(torch.int8, "dtype is 'int8'.*'bfloat16'"), (torch.float16, "float16 needs CUDA")],
+    [
+        (torch.int8, "dtype is 'int8'.*'bfloat16'"),
+        (torch.float16, "dtype is float16, which needs CUDA"),
+    ],
 )
 def test_other_precisions_are_refused(tiny_cfg: CfgNode, dtype: torch.dtype, message: str) -> None:
-    with pytest.raises(ValueError, match=message):
+    with pytest.raises(UserError, match=message):
         optimize_for_inference(build_model(tiny_cfg), dtype)
 
 
-def test_an_unknown_precision_in_the_configuration_is_refused(tiny_cfg: CfgNode) -> None:
+@pytest.mark.parametrize(
+    ("dtype", "message"),
+    [("half", "is 'half'.*'bfloat16'"), ("float16", "is float16, which needs CUDA")],
+)
+def test_wrong_precisions_in_the_configuration_are_refused(
+    tiny_cfg: CfgNode, dtype: str, message: str
+) -> None:
     tiny_cfg.TEST.OPTIMIZE.ENABLED = True
-    tiny_cfg.TEST.OPTIMIZE.DTYPE = "half"
-    with pytest.raises(ValueError, match=r"TEST\.OPTIMIZE\.DTYPE is 'half'.*'bfloat16'"):
+    tiny_cfg.TEST.OPTIMIZE.DTYPE = dtype
+    with pytest.raises(UserError, match=rf"TEST\.OPTIMIZE\.DTYPE {message}"):
         deployment.optimize_from_config(build_model(tiny_cfg), tiny_cfg)

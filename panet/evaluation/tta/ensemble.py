@@ -22,6 +22,7 @@ from .views import (
     ViewMapper,
     batches_of_like_size,
     build_view_mapper,
+    check_options,
     drop_others,
     make_views,
     map_back,
@@ -69,9 +70,8 @@ class RCNNEnsemble(GeneralizedRCNNWithTTA):
             m.module if isinstance(m, DistributedDataParallel) else m for m in models
         ]
         _check_members(cfg, members, proposals_from)
+        check_options(cfg)
         batch_size = cfg.TEST.AUG.BATCH_SIZE if batch_size is None else batch_size
-        if batch_size < 1:
-            raise UserError(f"TEST.AUG.BATCH_SIZE is {batch_size}; it must be at least 1.")
         parent_cfg = cfg.clone()
         parent_cfg.defrost()
         parent_cfg.MODEL.LOAD_PROPOSALS = False  # not supported by the superclass

@@ -26,12 +26,12 @@ def build_view_mapper(cfg: CfgNode) -> ViewMapper:
     """Build the mapper for the TTA views of ``TEST.AUG``, or :func:`identity_view` without TTA.
 
     Raises:
-        UserError: if a key of ``TEST.AUG`` has an invalid value.
+        UserError: if a key has an invalid value, see :func:`check_options`.
     """
+    check_options(cfg)
     options = cfg.TEST.AUG
     if not options.ENABLED:
         return identity_view
-    _check_options(cfg)
 
     def make(image: dict[str, Any]) -> list[dict[str, Any]]:
         tiles: Iterable[tuple[TileTransform | None, dict[str, Any]]] = [(None, image)]
@@ -48,8 +48,34 @@ def build_view_mapper(cfg: CfgNode) -> ViewMapper:
     return make
 
 
-def _check_options(cfg: CfgNode) -> None:
+def check_options(cfg: CfgNode) -> None:
+    """Check the values of all enabled TTA and voting options.
+
+    Args:
+        cfg: keys ``TEST.AUG``, ``TEST.BOX_VOTING`` and ``TEST.MASK_VOTING``.
+
+    Raises:
+        UserError: if a value is invalid.
+    """
     options = cfg.TEST.AUG
+    if options.BATCH_SIZE < 1:
+        raise UserError(f"TEST.AUG.BATCH_SIZE is {options.BATCH_SIZE}; it must be at least 1.")
+    for name in ("BOX_VOTING", "MASK_VOTING"):
+        voting = cfg.TEST[name]
+        if voting.ENABLED and not 0 <= voting.IOU <= 1:
+            raise UserError(f"TEST.{name}.IOU is {voting.IOU}; it must be from 0 to 1.")
+    if options.ENABLED:
+        _check_views(options)
+
+
+def _check_views(options: CfgNode) -> None:
+    if not options.SCALES and (not options.MIN_SIZES or min(options.MIN_SIZES) < 1):
+        raise UserError(
+            f"TEST.AUG.MIN_SIZES is {tuple(options.MIN_SIZES)}; it must have at least one size, "
+            "and all sizes must be at least 1."
+        )
+    if options.MAX_SIZE < 1:
+        raise UserError(f"TEST.AUG.MAX_SIZE is {options.MAX_SIZE}; it must be at least 1.")
     if not all(scale > 0 for scale in options.SCALES):
         raise UserError(f"TEST.AUG.SCALES is {tuple(options.SCALES)}; all scales must be above 0.")
     if options.WINDOW < 0 or (options.WINDOW and not 0 <= options.OVERLAP < options.WINDOW):

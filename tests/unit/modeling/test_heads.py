@@ -16,6 +16,7 @@ from panet.modeling import AllLevelPooler, FusedFirstLayer, PANetBoxHead, PANetM
 from panet.modeling.build import lay_out
 from panet.modeling.cpu.first_layers import FastFullyConnected, PixelMajorFullyConnected
 from panet.modeling.fully_connected import FullyConnected
+from panet.utils.errors import UserError
 
 LEVELS, ROIS, CHANNELS = 4, 3, 32
 BOX_SHAPE = ShapeSpec(channels=CHANNELS, height=7, width=7)
@@ -351,9 +352,9 @@ def test_no_rois_in_training(norm: str) -> None:
         (lambda: mask_head(fc_source="conv5"), r"SOURCE is 'conv5'.*'none', 'conv2'"),
         (lambda: mask_head(fc_combination="mean"), r"COMBINATION is 'mean'.*'product'"),
         (lambda: mask_head(conv_dims=[64] * 3), r"NUM_CONV is 2.*at least 3"),
-        (lambda: PANetBoxHead(BOX_SHAPE, conv_dims=[32], fc_dims=[]), r"NUM_FC is 0"),
+        (lambda: PANetBoxHead(BOX_SHAPE, conv_dims=[32], fc_dims=[]), r"NUM_FC must be at least 1"),
     ],
 )
 def test_wrong_values_are_refused_with_the_allowed_ones(build: object, message: str) -> None:
-    with pytest.raises(ValueError, match=message):
+    with pytest.raises(UserError, match=message):
         build()

@@ -307,6 +307,7 @@ def only_the_mirror_image(cfg: CfgNode) -> ViewMapper:
     ("overrides", "message"),
     [
         (["TEST.AUG.BATCH_SIZE", 0], r"TEST.AUG.BATCH_SIZE is 0; it must be at least 1"),
+        (["TEST.MASK_VOTING.IOU", 1.5], r"TEST.MASK_VOTING.IOU is 1.5; it must be from 0 to 1"),
         (["MODEL.ROI_HEADS.NUM_CLASSES", 7], r"NUM_CLASSES is 7, but .* has 4 classes"),
         (["MODEL.KEYPOINT_ON", True], r"MODEL.KEYPOINT_ON is True"),
     ],

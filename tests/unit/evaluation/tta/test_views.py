@@ -75,7 +75,29 @@ def test_views_by_scale_have_sizes_of_their_image(cfg: CfgNode) -> None:
     assert sizes == [[(30, 40), (90, 120), limited], [(10, 16), (30, 48), (40, 64)]]
 
 
-def test_a_scale_of_0_is_refused(cfg: CfgNode) -> None:
-    cfg.TEST.AUG.SCALES = (1.0, 0)
-    with pytest.raises(UserError, match="TEST.AUG.SCALES"):
+@pytest.mark.parametrize(
+    ("key", "value"),
+    [
+        ("AUG.SCALES", (1.0, 0)),
+        ("AUG.MIN_SIZES", ()),
+        ("AUG.MIN_SIZES", (30, 0)),
+        ("AUG.MAX_SIZE", 0),
+        ("AUG.BATCH_SIZE", 0),
+        ("BOX_VOTING.IOU", 1.5),
+        ("BOX_VOTING.IOU", -0.5),
+        ("MASK_VOTING.IOU", 1.5),
+        ("MASK_VOTING.IOU", float("nan")),
+    ],
+)
+def test_values_out_of_range_are_refused(cfg: CfgNode, key: str, value: object) -> None:
+    cfg.TEST.BOX_VOTING.ENABLED = cfg.TEST.MASK_VOTING.ENABLED = True
+    cfg.merge_from_list([f"TEST.{key}", value])
+    with pytest.raises(UserError, match=rf"^TEST\.{key} is .*must be .*\.$"):
+        build_view_mapper(cfg)
+
+
+def test_voting_is_checked_without_views(cfg: CfgNode) -> None:
+    cfg.TEST.AUG.ENABLED, cfg.TEST.BOX_VOTING.ENABLED = False, True
+    cfg.TEST.BOX_VOTING.IOU = 80.0
+    with pytest.raises(UserError, match=r"TEST\.BOX_VOTING\.IOU is 80"):
         build_view_mapper(cfg)

@@ -3,7 +3,7 @@
 import logging
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 from urllib.parse import urlparse
 
 from detectron2.config import CfgNode
@@ -42,6 +42,9 @@ class PANetCheckpointer(ReusableCheckpointer):
       the classes that both have keep their weights in the heads.
     """
 
+    random_weights_hint: ClassVar[str] = ", or to '' for random weights"
+    """End of the advice in messages about files that cannot be loaded."""
+
     def __init__(
         self,
         model: nn.Module,
@@ -51,6 +54,8 @@ class PANetCheckpointer(ReusableCheckpointer):
         source_dataset: str = "",
         synonyms: Sequence[Sequence[str]] = (),
         weights_key: str = "MODEL.WEIGHTS",
+        source_dataset_key: str = "MODEL.CLASS_TRANSFER.SOURCE_DATASET",
+        synonyms_key: str = "MODEL.CLASS_TRANSFER.SYNONYMS",
         **kwargs: Any,
     ) -> None:
         """
@@ -60,6 +65,8 @@ class PANetCheckpointer(ReusableCheckpointer):
             source_dataset: dataset with the classes of checkpoints that do not contain class names.
             synonyms: see :func:`panet.checkpoint.class_transfer.match_classes`.
             weights_key: configuration key of the file to load, for error messages.
+            source_dataset_key, synonyms_key: configuration keys of ``source_dataset`` and
+                ``synonyms``, for error messages.
             kwargs: further objects to save and load, and options of the superclass.
         """
         super().__init__(model, save_dir, **kwargs)
@@ -69,6 +76,8 @@ class PANetCheckpointer(ReusableCheckpointer):
         self.source_dataset = source_dataset
         self.synonyms = synonyms
         self.weights_key = weights_key
+        self.source_dataset_key = source_dataset_key
+        self.synonyms_key = synonyms_key
 
     def save(self, name: str, **kwargs: Any) -> None:
         if classes := _classes_of(self.dataset):
@@ -85,8 +94,8 @@ class PANetCheckpointer(ReusableCheckpointer):
         """
         file = urlparse(path)._replace(query="").geturl()
         remote = "://" in file
-        if file and comm.is_main_process() and not remote and not Path(file).is_file():
-            hint = f"; set {self.weights_key} to an existing file, or to '' for random weights"
+        if file and not remote and not Path(file).is_file():
+            hint = f"; set {self.weights_key} to an existing file{self.random_weights_hint}"
             raise UserError(f"There is no checkpoint {file}{'' if self._resuming else hint}.")
         self._file = file
         try:
@@ -97,27 +106,36 @@ class PANetCheckpointer(ReusableCheckpointer):
             if not remote:
                 raise
             raise DownloadError(
-                f"{file} cannot be downloaded ({error}); set {self.weights_key} to a local copy, "
-                "or to '' for random weights."
+                f"{file} cannot be downloaded ({error}); set {self.weights_key} to a local copy"
+                f"{self.random_weights_hint}."
             ) from error
 
     def resume_or_load(self, path: str, *, resume: bool = True) -> dict[str, Any]:
-        """See fvcore's ``Checkpointer``.
+        """See fvcore's ``Checkpointer``. All processes must call it, and load the same file.
 
         Raises:
             UserError: if none of the run's checkpoints, or not the file at ``path``, can be loaded.
         """
-        if not (resume and self.has_checkpoint()):
+        found = resume and self.has_checkpoint()
+        # The processes may see different files; those of the main process count.
+        files = comm.all_gather(self._checkpoints_newest_first() if found else [])[0]
+        if not files:
             return super().resume_or_load(path, resume=False)
         errors = []
         self._resuming = True
         try:
-            for file in self._checkpoints_newest_first():
+            for file in files:
+                error, checkpoint = "", {}
                 try:
-                    return self.load(file)
-                except UserError as error:
-                    logger.warning("%s", error)
-                    errors.append(str(error))
+                    checkpoint = self.load(file)
+                except UserError as user_error:
+                    error = str(user_error)
+                # A file that one process cannot load is skipped by all.
+                error = next(filter(None, comm.all_gather(error)), "")
+                if not error:
+                    return checkpoint
+                logger.warning("%s", error)
+                errors.append(error)
         finally:
             self._resuming = False
         raise UserError(
@@ -167,10 +185,18 @@ class PANetCheckpointer(ReusableCheckpointer):
         classes = _classes_of(self.dataset)
         source_classes = checkpoint.get("classes") or _classes_of(self.source_dataset)
         if classes and source_classes and classes != source_classes:
-            counterparts = match_classes(classes, source_classes, self.synonyms)
+            counterparts = match_classes(
+                classes, source_classes, self.synonyms, synonyms_key=self.synonyms_key
+            )
             self._convert_ndarray_to_tensor(checkpoint["model"])
-            state = self.model.state_dict()
-            transfer_classes(checkpoint["model"], state, classes, source_classes, counterparts)
+            transfer_classes(
+                checkpoint["model"],
+                self.model.state_dict(),
+                classes,
+                source_classes,
+                counterparts,
+                source_dataset_key=self.source_dataset_key,
+            )
             logger.info(
                 "The checkpoint has other classes than the model. Transferred: %s. New: %s.",
                 ", ".join(a if a == b else f"{a} (from {b})" for a, b in counterparts.items())
@@ -187,9 +213,11 @@ class PANetCheckpointer(ReusableCheckpointer):
         expected = {name: tensor.shape for name, tensor in self.model.state_dict().items()}
         actual = {name: tensor.shape for name, tensor in state.items()}
         if different := sorted(n for n in expected | actual if expected.get(n) != actual.get(n)):
+            others = len(different) - 1
+            also = f" and {others} other tensor{'s' if others > 1 else ''} are" if others else " is"
             raise UserError(
-                f"{self._file} is not a checkpoint of this model: {different[0]} and "
-                f"{len(different) - 1} other tensors are missing, unexpected or of another shape."
+                f"{self._file} is not a checkpoint of this model: {different[0]}{also} missing, "
+                "unexpected or of another shape."
             )
 
 
@@ -198,6 +226,8 @@ class CompleteCheckpointer(PANetCheckpointer):
 
     ``load`` also raises :class:`UserError` if the file lacks any parameter of the model.
     """
+
+    random_weights_hint = ""
 
     def _load_model(self, checkpoint: dict[str, Any]) -> Any:
         incompatible = super()._load_model(checkpoint)
@@ -269,5 +299,7 @@ def build_lazy_checkpointer(
         source_dataset=cfg.train.class_transfer.source_dataset,
         synonyms=cfg.train.class_transfer.synonyms,
         weights_key="train.init_checkpoint",
+        source_dataset_key="train.class_transfer.source_dataset",
+        synonyms_key="train.class_transfer.synonyms",
         **checkpointables,
     )

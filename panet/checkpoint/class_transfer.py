@@ -12,7 +12,11 @@ _LAYERS = {"cls_score": (1, 1), "bbox_pred": (4, 0), "mask_head.predictor": (1, 
 
 
 def match_classes(
-    classes: Sequence[str], source_classes: Sequence[str], synonyms: Sequence[Sequence[str]] = ()
+    classes: Sequence[str],
+    source_classes: Sequence[str],
+    synonyms: Sequence[Sequence[str]] = (),
+    *,
+    synonyms_key: str = "MODEL.CLASS_TRANSFER.SYNONYMS",
 ) -> dict[str, str]:
     """Map the model's classes to the checkpoint's classes; unmatched classes are left out.
 
@@ -21,6 +25,7 @@ def match_classes(
         source_classes: classes of the checkpoint.
         synonyms: pairs of a class of the model and its name in the checkpoint. Several classes of
             the model may be paired with the same class of the checkpoint.
+        synonyms_key: configuration key of ``synonyms``, for error messages.
 
     Raises:
         UserError: if a synonym is not a pair or names an unknown class.
@@ -29,8 +34,8 @@ def match_classes(
     for pair in synonyms:
         if len(pair) != 2 or pair[0] not in classes or pair[1] not in source_classes:
             raise UserError(
-                f"MODEL.CLASS_TRANSFER.SYNONYMS has {pair}; each item must be a pair of a class of "
-                "the model and a class of the checkpoint."
+                f"{synonyms_key} has {pair}; each item must be a pair of a class of the model and "
+                "a class of the checkpoint."
             )
         counterparts[pair[0]] = pair[1]
     return counterparts
@@ -42,6 +47,8 @@ def transfer_classes(
     classes: Sequence[str],
     source_classes: Sequence[str],
     counterparts: Mapping[str, str],
+    *,
+    source_dataset_key: str = "MODEL.CLASS_TRANSFER.SOURCE_DATASET",
 ) -> None:
     """Rearrange the prediction heads of a checkpoint, in place, for a model with other classes.
 
@@ -54,6 +61,7 @@ def transfer_classes(
         classes: classes of the model, in order.
         source_classes: classes of the checkpoint, in order.
         counterparts: from :func:`match_classes`.
+        source_dataset_key: configuration key of the checkpoint's dataset, for error messages.
 
     Raises:
         UserError: if a layer of the checkpoint does not have the rows of ``source_classes``.
@@ -69,8 +77,8 @@ def transfer_classes(
         if len(tensor) != len(source_classes) * per_class + background:
             raise UserError(
                 f"{name} of the checkpoint has {len(tensor)} rows, which does not fit "
-                f"{len(source_classes)} classes; set MODEL.CLASS_TRANSFER.SOURCE_DATASET to the "
-                "dataset it was trained on."
+                f"{len(source_classes)} classes; set {source_dataset_key} to the dataset it was "
+                "trained on."
             )
         if len(model_state[name]) != len(classes) * per_class + background:
             continue  # class-agnostic in the model

@@ -24,18 +24,26 @@ class PictureRecorder(DatasetEvaluator):
     draws, and only images of its own share. Errors are logged and do not stop the evaluation.
     """
 
-    def __init__(self, dataset_name: str, num_pictures: int, size: int = 512) -> None:
+    def __init__(
+        self,
+        dataset_name: str,
+        num_pictures: int,
+        size: int = 512,
+        *,
+        key: str = "TEST.NUM_PICTURES",
+    ) -> None:
         """
         Args:
             dataset_name: name of a registered dataset.
             num_pictures: number of images to draw.
             size: longer side of the image in its visualization, in pixels.
+            key: configuration key of ``num_pictures``, for error messages.
 
         Raises:
             UserError: if ``num_pictures`` is negative.
         """
         if num_pictures < 0:
-            raise UserError(f"TEST.NUM_PICTURES is {num_pictures}; it must be 0 or more.")
+            raise UserError(f"{key} is {num_pictures}; it must be 0 or more.")
         self.dataset_name = dataset_name
         self.num_pictures = num_pictures
         self.size = size

@@ -3,6 +3,7 @@
 import logging
 import os
 import pickle
+import re
 from collections.abc import Iterator
 from pathlib import Path
 from urllib.error import URLError
@@ -14,10 +15,12 @@ import torchvision
 from detectron2.checkpoint import DetectionCheckpointer
 from detectron2.config import CfgNode
 from detectron2.data import MetadataCatalog
+from detectron2.utils import comm
 from restatement import mmdet_state
 from torch import Tensor, nn
+from two_processes import run_in_two_processes
 
-from panet.checkpoint import PANetCheckpointer, build_checkpointer
+from panet.checkpoint import CompleteCheckpointer, PANetCheckpointer, build_checkpointer
 from panet.checkpoint.class_transfer import match_classes, transfer_classes
 from panet.engine import PANetTrainer
 from panet.utils.errors import DownloadError, UserError
@@ -113,6 +116,24 @@ def test_wrong_names_of_classes_are_refused() -> None:
         transfer_classes(state, state, STREET, ZOO, {})
 
 
+def test_the_keys_of_python_configurations_are_named(street: str, tmp_path: Path) -> None:
+    def load(weight: Tensor, synonyms: list[list[str]]) -> None:
+        network = nn.ModuleDict({"cls_score": nn.Linear(2, len(STREET) + 1, bias=False)})
+        torch.save({"model": {"cls_score.weight": weight}, "classes": ZOO}, tmp_path / "zoo.pth")
+        PANetCheckpointer(
+            network,
+            dataset=street,
+            synonyms=synonyms,
+            source_dataset_key="train.class_transfer.source_dataset",
+            synonyms_key="train.class_transfer.synonyms",
+        ).load(str(tmp_path / "zoo.pth"))
+
+    with pytest.raises(UserError, match=r"^train\.class_transfer\.synonyms has \['rider', 'cow'\]"):
+        load(torch.zeros(len(ZOO) + 1, 2), [["rider", "cow"]])
+    with pytest.raises(UserError, match=r"; set train\.class_transfer\.source_dataset to the"):
+        load(torch.zeros(9, 2), [])
+
+
 def test_torchvisions_resnets_are_read(tiny_cfg: CfgNode, tmp_path: Path) -> None:
     tiny_cfg.MODEL.RESNETS.DEPTH = 50
     tiny_cfg.MODEL.RESNETS.RES2_OUT_CHANNELS = 256
@@ -147,6 +168,88 @@ def test_missing_files_are_named_unless_they_are_not_needed(tiny_cfg: CfgNode) -
     PANetTrainer(tiny_cfg).resume_or_load(resume=True)
     with pytest.raises(UserError, match="There is no checkpoint gone.pth;"):
         PANetTrainer(tiny_cfg).resume_or_load(resume=False)
+
+
+@pytest.mark.parametrize(
+    ("kind", "advice"),
+    [
+        (PANetCheckpointer, ", or to '' for random weights."),
+        (CompleteCheckpointer, "."),
+    ],
+)
+def test_random_weights_are_suggested_unless_all_are_needed(
+    kind: type[PANetCheckpointer], advice: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def no_network(self: DetectionCheckpointer, path: str) -> None:
+        raise URLError("no network")
+
+    monkeypatch.setattr(DetectionCheckpointer, "load", no_network)
+    for file, target in (("gone.pth", "an existing file"), ("detectron2://a.pkl", "a local copy")):
+        with pytest.raises(UserError, match=re.escape(f"MODEL.WEIGHTS to {target}{advice}") + "$"):
+            kind(nn.Linear(2, 1)).load(file)
+
+
+@pytest.mark.parametrize(
+    ("missing", "message"),
+    [
+        (["bias"], "bias is missing, unexpected or of another shape."),
+        (["bias", "weight"], "bias and 1 other tensor are missing, unexpected or"),
+        (["bias", "weight", "more"], "bias and 2 other tensors are missing, unexpected or"),
+    ],
+)
+def test_different_tensors_are_counted(tmp_path: Path, missing: list[str], message: str) -> None:
+    state = nn.Linear(2, 1).state_dict()
+    state = {**state, "kept": torch.zeros(1), **dict.fromkeys(missing, torch.zeros(7))}
+    torch.save({"model": state}, tmp_path / "model.pth")
+    (tmp_path / "last_checkpoint").write_text("model.pth")
+    network = nn.Linear(2, 1)
+    network.register_buffer("kept", torch.zeros(1))
+    with pytest.raises(UserError, match=re.escape(f"of this model: {message}")):
+        PANetCheckpointer(network, str(tmp_path)).resume_or_load("")
+
+
+def resume(folder: str, fault: str) -> None:
+    """Resume in one of several processes, of which the second has a fault."""
+    file = Path(folder, "model_0000003.pth")
+    has_fault = comm.get_rank() == 1
+    checkpointer = PANetCheckpointer(nn.Linear(2, 1), folder)
+    if fault == "unreadable" and has_fault:
+        read = checkpointer._torch_load
+
+        def read_others(name: str) -> object:
+            if name == str(file):
+                raise UserError(f"{name} is damaged.")
+            return read(name)
+
+        checkpointer._torch_load = read_others
+    if fault == "unlisted" and has_fault:
+        checkpointer.has_checkpoint = lambda: False
+    extra = checkpointer.resume_or_load("")
+    Path(folder, f"{comm.get_rank()}.txt").write_text(str(extra["iteration"]))
+
+
+@pytest.mark.parametrize(
+    ("fault", "iteration"), [("removed", "1"), ("unreadable", "1"), ("unlisted", "3")]
+)
+def test_all_processes_resume_from_the_same_file(
+    tmp_path: Path, fault: str, iteration: str
+) -> None:
+    checkpointer = PANetCheckpointer(nn.Linear(2, 1), str(tmp_path))
+    for number in (1, 3):
+        checkpointer.save(f"model_{number:07d}", iteration=number)
+    if fault == "removed":
+        (tmp_path / "model_0000003.pth").unlink()
+    run_in_two_processes(resume, tmp_path / "store", str(tmp_path), fault)
+    assert [(tmp_path / f"{rank}.txt").read_text() for rank in (0, 1)] == [iteration] * 2
+
+
+def load_what_is_gone() -> None:
+    with pytest.raises(UserError, match="There is no checkpoint gone.pth;"):
+        PANetCheckpointer(nn.Linear(2, 1)).load("gone.pth")
+
+
+def test_all_processes_name_a_missing_file(tmp_path: Path) -> None:
+    run_in_two_processes(load_what_is_gone, tmp_path / "store")
 
 
 def test_failing_downloads_are_named(tiny_cfg: CfgNode, monkeypatch: pytest.MonkeyPatch) -> None:

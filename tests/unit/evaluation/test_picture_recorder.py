@@ -87,6 +87,8 @@ def test_nothing_is_drawn_outside_of_a_training_or_if_none_are_wanted(tiny_datas
     assert record(PictureRecorder(tiny_dataset, 0), tiny_dataset, [0]) == {}
     with pytest.raises(UserError, match=r"TEST\.NUM_PICTURES is -1"):
         PictureRecorder(tiny_dataset, -1)
+    with pytest.raises(UserError, match=r"^train\.eval_pictures is -1"):
+        PictureRecorder(tiny_dataset, -1, key="train.eval_pictures")
 
 
 def test_every_evaluation_leaves_pictures_and_metrics(tiny_cfg: CfgNode) -> None:

@@ -40,7 +40,16 @@ SHOWN = 20
 
 
 class Source(NamedTuple):
-    """A dataset to check; ``with_masks`` None if its own masks shall tell."""
+    """A dataset to check.
+
+    Attributes:
+        name: name to print.
+        json_file: file in COCO's format.
+        image_root: folder that file names are relative to.
+        with_masks: whether all objects must have masks; None if they must when some have.
+        classes: names of the classes that are used; () for all.
+        may_lack_annotations: whether "annotations" may be missing, as in test data.
+    """
 
     name: str
     json_file: Path
@@ -51,7 +60,7 @@ class Source(NamedTuple):
 
 
 class Checked(NamedTuple):
-    """A dataset and all that was found in it."""
+    """A dataset, its parsed JSON file, its defects and its images."""
 
     source: Source
     content: dict[str, Any]
@@ -61,11 +70,11 @@ class Checked(NamedTuple):
 
 def main(args: argparse.Namespace) -> int:
     """Run the command; 1 if there are errors."""
-    args.output_dir.mkdir(parents=True, exist_ok=True)
     try:
         sources = find_sources(args)
     except DatasetError as error:
         return report(error.defects, args.output_dir)
+    args.output_dir.mkdir(parents=True, exist_ok=True)
     checked = [check(source, args.processes) for source in sources]
     defects = [defect for dataset in checked for defect in dataset.defects]
     for other in checked[1:]:
@@ -76,7 +85,7 @@ def main(args: argparse.Namespace) -> int:
 
 
 def find_sources(args: argparse.Namespace) -> list[Source]:
-    """The datasets that the arguments name, the one for training first."""
+    """Return the datasets that the arguments name, the training set first."""
     if args.config_file or args.opts:
         if args.json or args.images or args.against:
             raise UserError("Give either a configuration or --json and --images, not both.")
@@ -151,10 +160,10 @@ def compare(train: Checked, other: Checked) -> list[Defect]:
 
 
 def show(dataset: Checked, output_dir: Path, samples: int) -> None:
-    """Print what a dataset has, and draw its classes and some images."""
+    """Print a summary of a dataset, and draw its class histogram and some images."""
     source, content = dataset.source, dataset.content
     if check_categories(content, ""):
-        return  # a defect, without which nothing can be told
+        return  # its categories are invalid, so there is nothing to count
     bad = ids_with_errors(dataset.defects)
     summary = summarize_dataset(content, bad)
     print_summary(source, summary)
@@ -213,8 +222,9 @@ def draw_samples(records: Sequence[dict[str, Any]], classes: list[str], folder: 
 def report(defects: Sequence[Defect], output_dir: Path) -> int:
     """Print the defects, errors first, write all of them, and return the exit status."""
     ordered = sorted(defects, key=lambda defect: defect.severity)
+    output_dir.mkdir(parents=True, exist_ok=True)
     path = output_dir / "defects.csv"
-    with path.open("w", newline="") as file:
+    with path.open("w", newline="", encoding="utf-8", errors="surrogateescape") as file:
         writer = csv.writer(file)
         writer.writerow(Defect._fields)
         writer.writerows(ordered)

@@ -6,6 +6,7 @@ from panet.checkpoint.checkpoint_file import load_checkpoint, split_checkpoint
 from panet.checkpoint.convert.converter import convert_file
 from panet.checkpoint.convert.systems import SOURCES
 from panet.checkpoint.weights import FORMATS, load_safetensors, save_weights
+from panet.config_files import find_config_file
 from panet.utils.errors import UserError
 
 
@@ -14,6 +15,8 @@ def main(args: argparse.Namespace) -> None:
     if args.output.suffix not in FORMATS:
         raise UserError(f"{args.output} must end in one of {', '.join(FORMATS)}.")
     if args.source is None:
+        if args.config_file or args.opts:
+            raise UserError("--config-file and --opts are for conversions; give --from too.")
         extract(args)
     else:
         convert(args)
@@ -30,7 +33,8 @@ def extract(args: argparse.Namespace) -> None:
 
 def convert(args: argparse.Namespace) -> None:
     """Convert a checkpoint of another system."""
-    conversion = convert_file(args.input, SOURCES[args.source], args.config_file, args.opts)
+    config_file = find_config_file(args.config_file) if args.config_file else ""
+    conversion = convert_file(args.input, SOURCES[args.source], config_file, args.opts)
     save_weights(args.output, conversion.state)
     for line in conversion.dropped:
         print(f"dropped  {line}")

@@ -26,7 +26,7 @@ from panet.modeling.independent_rpn import proposal_network_config
 from panet.prepare import prepare
 from panet.utils.atomic import open_atomically
 from panet.utils.device import check_gpus, keep_freed_memory, limit_cpu_threads
-from panet.utils.errors import exit_on_user_error
+from panet.utils.errors import UserError, exit_on_user_error
 
 # An image's id, its boxes (N, 4) and their logits (N,).
 Proposals = tuple[int | str, npt.NDArray[np.float32], npt.NDArray[np.float32]]
@@ -45,6 +45,10 @@ def write_all(args: argparse.Namespace) -> None:
     config_file = model_zoo.find_config_file(args.config_file)
     cfg = proposal_network_config(prepare(load_config(config_file, args.opts)))
     names = args.dataset or [*cfg.DATASETS.TRAIN, *cfg.DATASETS.TEST]
+    if not names:
+        raise UserError(
+            "DATASETS.TRAIN and DATASETS.TEST are empty; name a dataset with --dataset."
+        )
     check_datasets(cfg, names)
     if cfg.MODEL.DEVICE == "cpu":
         limit_cpu_threads(comm.get_local_size())
@@ -62,7 +66,7 @@ def write_all(args: argparse.Namespace) -> None:
 
 @torch.no_grad()
 def propose(model: nn.Module, cfg: CfgNode, dataset: str) -> list[Proposals]:
-    """The proposals for this process's share of the dataset, at the scale of the image files."""
+    """Compute this process's share of the proposals of a dataset, in pixels of the image files."""
     loader = PANetTrainer.build_test_loader(cfg, dataset)
     bar = tqdm(loader, desc=dataset, unit="image", disable=not comm.is_main_process())
     proposals: list[Proposals] = []
@@ -75,12 +79,11 @@ def propose(model: nn.Module, cfg: CfgNode, dataset: str) -> list[Proposals]:
 
 
 def write(proposals: list[Proposals], file: Path) -> None:
-    """Write detectron2's format; a file that is there is replaced only by a whole one."""
-    ids, boxes, logits = zip(*proposals)
+    """Write a proposal file of detectron2 atomically."""
     content: dict[str, Any] = {
-        "ids": list(ids),
-        "boxes": list(boxes),
-        "objectness_logits": list(logits),
+        "ids": [image_id for image_id, _, _ in proposals],
+        "boxes": [boxes for _, boxes, _ in proposals],
+        "objectness_logits": [logits for _, _, logits in proposals],
         "bbox_mode": int(BoxMode.XYXY_ABS),
     }
     file.parent.mkdir(parents=True, exist_ok=True)

@@ -44,6 +44,18 @@ def test_a_sound_dataset(tmp_path: Path, check: Check) -> None:
     assert (tmp_path / "out" / "defects.csv").read_text().split() == ["severity,file,id,what"]
 
 
+def test_wrong_arguments_create_nothing(tmp_path: Path, check: Check) -> None:
+    for arguments, message in (
+        ((), "Give --json and --images, or --config-file."),
+        (("--config-file", "gone.yaml"), "There is no configuration file gone.yaml"),
+        (("--config-file", "panet_R50_2x.yaml", "DATASETS.TRAIN", "()"), "has no file"),
+    ):
+        run = check(*arguments)
+        assert run.status == 2
+        assert message in run.stderr.splitlines()[-1]
+        assert not (tmp_path / "out").exists()
+
+
 def test_every_defect_is_in_the_table(tmp_path: Path, check: Check) -> None:
     content = small_coco.content()
     content["annotations"][5]["category_id"] = 1

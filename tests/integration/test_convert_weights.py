@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from pathlib import Path
+from unittest import mock
 
 import pytest
 import torch
@@ -9,7 +10,10 @@ from commands import Run, run_command
 from detectron2.config import CfgNode
 from detectron2.modeling import build_model
 
+from panet.checkpoint.convert.converter import Conversion
 from panet.checkpoint.weights import load_safetensors
+from panet.cli import convert_weights
+from panet.config_files import find_config_file
 
 Convert = Callable[..., Run]
 
@@ -54,3 +58,22 @@ def test_wrong_files_end_in_one_line(convert: Convert, tmp_path: Path) -> None:
         assert run.status == 2
         assert message in run.stderr.splitlines()[-1]
     assert list(tmp_path.iterdir()) == [file]
+
+
+def test_the_configuration_of_a_conversion(convert: Convert, tmp_path: Path) -> None:
+    file, output, name = tmp_path / "in.pth", tmp_path / "out.pth", "panet_R50_2x.yaml"
+    torch.save({}, file)
+    converted = Conversion({}, [], "panet.yaml", [])
+    with mock.patch.object(convert_weights, "convert_file", return_value=converted) as call:
+        run = convert("--from", "mmdet", "--config-file", name, file, output, "--opts", "A", "1")
+    assert run.status == 0, run.stderr
+    assert call.call_args.args[2:] == (find_config_file(name), ["A", "1"])
+    output.unlink()
+    run = convert("--from", "mmdet", "--config-file", "gone.yaml", file, output)
+    assert run.status == 2
+    assert "There is no configuration file gone.yaml" in run.stderr.splitlines()[-1]
+    for options in (("--config-file", name), ("--opts", "MODEL.DEVICE", "cpu")):
+        run = convert(file, output, *options)
+        assert run.status == 2
+        assert "give --from too" in run.stderr.splitlines()[-1]
+    assert not output.exists()

@@ -193,3 +193,18 @@ def test_wrong_arguments_are_named(
         write_proposals.main(arguments(rpn_cfg, tmp_path))
     assert message in capsys.readouterr().err
     assert not (tmp_path / "proposals").exists()
+
+
+def test_without_datasets_it_says_so(
+    rpn_cfg: CfgNode, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    rpn_cfg.DATASETS.TRAIN = rpn_cfg.DATASETS.TEST = ()
+    with pytest.raises(SystemExit, match="2"):
+        write_proposals.main(arguments(rpn_cfg, tmp_path))
+    assert "are empty; name a dataset with --dataset" in capsys.readouterr().err
+
+
+def test_a_dataset_without_images_has_no_proposals(tmp_path: Path) -> None:
+    write_proposals.write([], tmp_path / "none.pkl")
+    content = read(tmp_path, "none")
+    assert content == {"ids": [], "boxes": [], "objectness_logits": [], "bbox_mode": 0}

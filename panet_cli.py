@@ -138,7 +138,7 @@ def _add_eval(commands: _Commands) -> None:
         commands,
         "eval",
         "train",
-        "Evaluate a model on DATASETS.TEST, as train_net.py --eval-only does.",
+        "Evaluate a model on DATASETS.TEST.",
         "panet eval --config-file panet_R50_2x.yaml MODEL.WEIGHTS output/model_final.pth",
     )
     _add_config_file(parser)
@@ -222,7 +222,7 @@ def _add_report(commands: _Commands) -> None:
         "report",
         """\
         Write an HTML report of a run: training curves, COCO metrics, precision-recall curves, the
-        confusion matrix, the largest misses and most confident false positives, and the
+        confusion matrix, the largest false negatives and highest-scoring false positives, and the
         configuration. What the run lacks is left out. The page needs no network.
         """,
         "panet report output/run",
@@ -230,7 +230,7 @@ def _add_report(commands: _Commands) -> None:
     _add_path(parser, "run_dir", "OUTPUT_DIR of the run", metavar="RUN_DIR")
     _add_path(parser, "--output", "the page (default: RUN_DIR/report.html)")
     parser.add_argument(
-        "--num-examples", type=_natural, default=6, help="misses and false positives to draw"
+        "--num-examples", type=_natural, default=6, help="mistakes of each kind to draw"
     )
     parser.add_argument(
         "--score-threshold",
@@ -322,7 +322,10 @@ def _add_convert_weights(commands: _Commands) -> None:
     _add_path(parser, "input", ".pth or .safetensors", metavar="IN", exists="file")
     _add_path(parser, "output", ".pth or .safetensors", metavar="OUT")
     parser.add_argument(
-        "--config-file", default="", help="of the model, if it is not a published one"
+        "--config-file",
+        default="",
+        metavar="FILE",
+        help="with --from: path or model zoo name, if the model is not a published one",
     )
     _add_final_opts(parser)
 

@@ -38,7 +38,7 @@ Picture = npt.NDArray[np.uint8]
 NUM_PICTURES = 12
 NUM_EARLY_PICTURES = 4
 NUM_EARLY_DETECTIONS = 8
-"""To be drawn in each of these, for an early model is sure of nothing."""
+"""Number of detections to draw per image early in training, when all scores are low."""
 
 
 def main(args: argparse.Namespace) -> None:
@@ -88,7 +88,7 @@ def main(args: argparse.Namespace) -> None:
     print(f"pictures   {folder}")
     print(f"model      {args.output_dir / 'model_final.pth'}")
     print(f"log        {args.output_dir / 'log.txt'}")
-    print(f"curves     .venv/bin/tensorboard --logdir {args.output_dir}")
+    print(f"curves     tensorboard --logdir {args.output_dir}")
 
 
 class EarlyLook(HookBase):
@@ -131,7 +131,7 @@ class EarlyLook(HookBase):
 
 
 def has_same_config(config_file: Path, cfg: CfgNode) -> bool:
-    """Whether what is in the output folder comes from this configuration."""
+    """Whether the results in the output folder are of this configuration."""
     return config_file.exists() and config_file.read_text() == cfg.dump()
 
 
@@ -142,15 +142,15 @@ def train(
         file = folder / "early.jpg"
         pictures = compare(cfg, model, NUM_EARLY_PICTURES, NUM_EARLY_DETECTIONS)
         write_overview(list(pictures.values()), file)
-        # Where a bar is shown, this line goes above it.
-        tqdm.write(f"{file} shows what an early model sees, after iteration {iterations}.")
+        # Unlike print, this writes above a progress bar.
+        tqdm.write(f"{file} shows the predictions after iteration {iterations}.")
 
     without_tests = cfg.clone()
     without_tests.defrost()
     without_tests.DATASETS.TEST = ()  # evaluation is a stage of its own
     trainer = PANetTrainer(without_tests)
     trainer.register_hooks([EarlyLook(seconds_to_early_pictures, show)])
-    if not sys.stderr.isatty():  # at a terminal the trainer has a bar already
+    if not sys.stderr.isatty():  # on a terminal, the trainer shows a bar
         trainer.register_hooks([ProgressBar()])
     trainer.resume_or_load(resume=resume)
     trainer.train()
@@ -158,7 +158,7 @@ def train(
 
 
 def evaluate(cfg: CfgNode, trainer: PANetTrainer) -> dict[str, Any]:
-    """Evaluate, and leave metrics and pictures where an evaluation in training leaves them."""
+    """Evaluate, and write metrics and images as an evaluation during training does."""
     with EventStorage(cfg.SOLVER.MAX_ITER) as storage:
         metrics = PANetTrainer.test(cfg, trainer.model)
         storage.put_scalars(**flatten_results_dict(metrics), smoothing_hint=False)
@@ -180,13 +180,14 @@ def draw_pictures(cfg: CfgNode, model: torch.nn.Module, folder: Path) -> None:
 def compare(
     cfg: CfgNode, model: torch.nn.Module, count: int, num_detections: int | None = None
 ) -> dict[str, Picture]:
-    """The first test images by file name, each with its ground truth and what the model sees.
+    """Draw ground truth and predictions side by side, for the first test images by file name.
 
     Args:
-        cfg: the first of its test datasets is taken.
-        model: in evaluation mode.
+        cfg: configuration, whose first test dataset is used.
+        model: model in evaluation mode.
         count: number of images.
-        num_detections: how many to draw, the surest ones; by default those that are sure enough.
+        num_detections: number of highest-scoring detections to draw; None for those above the
+            score threshold of :func:`draw_comparison`.
     """
     dataset = cfg.DATASETS.TEST[0]
     records = DatasetCatalog.get(dataset)[:count]
@@ -197,7 +198,7 @@ def compare(
         options = {} if num_detections is None else {"min_score": 0.0}
         picture = draw_comparison(
             record,
-            instances[:num_detections],  # which come in the order of their scores
+            instances[:num_detections],  # sorted by score
             MetadataCatalog.get(dataset),
             scale=1.5,
             **options,
@@ -207,7 +208,7 @@ def compare(
 
 
 def write_overview(pictures: Sequence[Picture], file: Path) -> None:
-    """Put pictures of one size, an even number of them, in two columns."""
+    """Arrange an even number of images of the same size in two columns."""
     rows = [np.concatenate(pictures[i : i + 2], axis=1) for i in range(0, len(pictures), 2)]
     file.parent.mkdir(parents=True, exist_ok=True)
     Image.fromarray(np.concatenate(rows)).save(file)

@@ -94,7 +94,7 @@ def predict_in_process(
 
 
 def end_with_parent() -> None:
-    """Let no process go on writing after a kill of the one that holds the folder's lock."""
+    """End this process if its parent, which holds the lock of the folder, is killed."""
     parent = multiprocessing.parent_process()
     if parent is None:
         return
@@ -108,7 +108,7 @@ def end_with_parent() -> None:
 
 @contextmanager
 def progress_bar(total: int, before: int, counter: "Synchronized[int]") -> Iterator[None]:
-    """Show what all processes together have done."""
+    """Show the progress of all processes together."""
     finished = Event()
     with tqdm(total=total, initial=before, unit="image") as bar:
 
@@ -131,7 +131,7 @@ def progress_bar(total: int, before: int, counter: "Synchronized[int]") -> Itera
 
 
 def report_unreadable(folder: ResultsFolder, sources: list[Source]) -> int:
-    """Say what could not be read; the exit status."""
+    """Print the number of unreadable files, and return the exit status."""
     # A video is listed once, however many of its frames could not be used.
     lines = sorted(set(folder.unreadable_list.read_text(errors="surrogateescape").splitlines()))
     if not lines:

@@ -1,4 +1,4 @@
-"""Confusion matrix, misses and false alarms."""
+"""Confusion matrix, false negatives and false positives."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -26,14 +26,14 @@ class Confusion:
         classes: names of the C classes.
         counts: (C + 1, C + 1), rows are ground truth, columns are predictions. The last row counts
             predictions without an object, the last column objects without a prediction.
-        misses: objects without a prediction of their class, by descending area.
-        false_alarms: predictions without an object of their class, by descending score.
+        false_negatives: objects without a prediction of their class, by descending area.
+        false_positives: predictions without an object of their class, by descending score.
     """
 
     classes: tuple[str, ...]
     counts: npt.NDArray[np.int64]
-    misses: list[Mistake]
-    false_alarms: list[Mistake]
+    false_negatives: list[Mistake]
+    false_positives: list[Mistake]
 
 
 def compare(detections: Detections, min_score: float, min_iou: float) -> Confusion:
@@ -56,13 +56,13 @@ def compare(detections: Detections, min_score: float, min_iou: float) -> Confusi
         counts[row, column] += 1
         if row != column:
             mistakes.append(pair)
-    misses = [pair for pair in mistakes if pair.object is not None]
-    false_alarms = [pair for pair in mistakes if pair.prediction is not None]
+    false_negatives = [pair for pair in mistakes if pair.object is not None]
+    false_positives = [pair for pair in mistakes if pair.prediction is not None]
     return Confusion(
         tuple(names.values()),
         counts,
-        sorted(misses, key=lambda pair: -pair.object["area"]),  # type: ignore[index]
-        sorted(false_alarms, key=lambda pair: -pair.prediction["score"]),  # type: ignore[index]
+        sorted(false_negatives, key=lambda pair: -pair.object["area"]),  # type: ignore[index]
+        sorted(false_positives, key=lambda pair: -pair.prediction["score"]),  # type: ignore[index]
     )
 
 

@@ -56,8 +56,8 @@ def read_detections(folder: Path, cfg: CfgNode) -> Detections:
     file = folder / PREDICTIONS
     if not file.is_file():
         raise UserError(
-            f"The run has no {PREDICTIONS}; evaluate it with train_net.py --eval-only, which "
-            "writes this file for datasets with COCO's metrics."
+            f"The run has no {PREDICTIONS}; evaluate it with panet eval, which writes this file "
+            "for datasets with COCO's metrics."
         )
     if not cfg.DATASETS.TEST:
         raise UserError("DATASETS.TEST is empty; name the dataset that was evaluated.")

@@ -68,7 +68,7 @@ def write_report(
     Args:
         run: run to report on.
         output: path of the page; its directory is created if necessary.
-        num_examples: number of misses and number of false alarms to draw.
+        num_examples: number of false negatives, and of false positives, to draw.
         min_score: minimum score of predictions in the confusion matrix, from 0 to 1.
         min_iou: minimum IoU of matching boxes in the confusion matrix, above 0 and at most 1.
 
@@ -170,8 +170,8 @@ def _mistakes(
         return []
     sections = []
     for title, mistakes in (
-        ("Largest misses", confusion.misses),
-        ("Most confident false alarms", confusion.false_alarms),
+        ("Largest false negatives", confusion.false_negatives),
+        ("Highest-scoring false positives", confusion.false_positives),
     ):
         examples: list[Example] = []
         note = f"{min(number, len(mistakes)):,} of {len(mistakes):,}, framed."

@@ -18,6 +18,8 @@ Metrics = dict[int, dict[str, float]]
 """Metrics by iteration."""
 
 _TIMESTAMP = re.compile(r"^\[(\d\d/\d\d \d\d:\d\d:\d\d)\]", re.MULTILINE)
+_LAZY_SECTION = re.compile(r"^(train|model|dataloader):", re.MULTILINE)
+"""Sections of detectron2's ``LazyConfig``; those of YAML configurations are in upper case."""
 _VERSIONS = ("Python", "PyTorch", "torchvision", "detectron2", "numpy")
 
 
@@ -48,22 +50,28 @@ def read_run(folder: Path, overrides: Sequence[str] = ()) -> Run:
         overrides: alternating keys and values that override its configuration.
 
     Raises:
-        UserError: if the folder does not exist or is not of a run, or if its configuration or an
-            override is invalid.
+        UserError: if the folder does not exist or is not of a run, if its configuration is a
+            Python configuration, or if the configuration or an override is invalid.
     """
-    advice = "give the OUTPUT_DIR of a run of train_net.py or of make demo"
+    advice = "give the OUTPUT_DIR of a run of panet train or panet demo"
     if not folder.is_dir():
         raise UserError(f"There is no folder {folder}; {advice}.")
     config_file = folder / "config.yaml"
     if not config_file.is_file():
         raise UserError(f"{folder} is not the folder of a run: it has no config.yaml; {advice}.")
+    config_text = config_file.read_text(encoding="utf-8", errors="replace")
+    if _LAZY_SECTION.search(config_text):
+        raise UserError(
+            f"{folder} is the folder of a run with a Python configuration; reports need a YAML "
+            "configuration."
+        )
     # Files that are written when reading the data go to the current folder.
     options = [*overrides, "OUTPUT_DIR", str(folder.resolve())]
     cfg = prepare(load_config(str(config_file), options))
     cfg.freeze()
     metrics = read_metrics(folder / "metrics.json")
     facts = {**_training_facts(cfg, metrics), **_log_facts(folder / "log.txt")}
-    return Run(folder, cfg, config_file.read_text(), metrics, facts)
+    return Run(folder, cfg, config_text, metrics, facts)
 
 
 def read_metrics(file: Path) -> Metrics:

@@ -22,7 +22,7 @@ def run_demo(output_dir: Path, iterations: int, early_pictures_after: float = 60
 
 def test_leaves_figures_and_pictures_and_trains_only_once(tmp_path: Path) -> None:
     out = run_demo(tmp_path, iterations=2, early_pictures_after=0.0)
-    assert "early.jpg shows what an early model sees, after iteration 1." in out
+    assert "early.jpg shows the predictions after iteration 1." in out
     assert (tmp_path / "pictures" / "early.jpg").exists()
     assert (tmp_path / "model_0000000.pth").exists()
     assert "APs" in out

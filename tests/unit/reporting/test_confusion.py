@@ -52,15 +52,15 @@ def test_counts_are_those_of_a_plain_computation(
 def test_mistakes_are_what_is_off_the_diagonal_in_order(detections: Detections) -> None:
     confusion = compare(detections, 0.3, 0.5)
     right = confusion.counts.trace()
-    assert len(confusion.misses) == confusion.counts[:4].sum() - right
-    assert len(confusion.false_alarms) == confusion.counts[:, :4].sum() - right
-    areas = [miss.object["area"] for miss in confusion.misses if miss.object]
-    assert len(areas) == len(confusion.misses)
+    assert len(confusion.false_negatives) == confusion.counts[:4].sum() - right
+    assert len(confusion.false_positives) == confusion.counts[:, :4].sum() - right
+    areas = [pair.object["area"] for pair in confusion.false_negatives if pair.object]
+    assert len(areas) == len(confusion.false_negatives)
     assert areas == sorted(areas, reverse=True)
-    scores = [alarm.prediction["score"] for alarm in confusion.false_alarms if alarm.prediction]
-    assert len(scores) == len(confusion.false_alarms)
+    scores = [pair.prediction["score"] for pair in confusion.false_positives if pair.prediction]
+    assert len(scores) == len(confusion.false_positives)
     assert scores == sorted(scores, reverse=True)
-    for there, predicted in (*confusion.misses, *confusion.false_alarms):
+    for there, predicted in (*confusion.false_negatives, *confusion.false_positives):
         if there and predicted:
             assert there["category_id"] != predicted["category_id"]
             assert there["image_id"] == predicted["image_id"]

@@ -120,5 +120,5 @@ def test_data_of_ones_own_some_classes_and_every_kind_of_mask(tmp_path: Path) ->
     confusion = compare(detections, 0.5, 0.5)
     assert confusion.counts.tolist() == [[3, 1, 0], [0, 4, 0], [0, 0, 0]]
     assert measure(detections, "segm").class_ap[0] == pytest.approx(75, abs=1)
-    (example,) = draw_examples(confusion.misses, detections, 0.5)
+    (example,) = draw_examples(confusion.false_negatives, detections, 0.5)
     assert example.caption == "cat of 144 pixels, predicted as owl, score 0.90 (0.png)"

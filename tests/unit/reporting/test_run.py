@@ -4,9 +4,11 @@ import json
 from pathlib import Path
 
 import pytest
-from detectron2.config import CfgNode
+from detectron2.config import CfgNode, LazyConfig
 from small_runs import metrics, write_run
 
+from panet.config_files import get_config_file
+from panet.lazy_config import load_lazy_config
 from panet.reporting import read_run
 from panet.utils.errors import UserError
 
@@ -68,4 +70,11 @@ def test_a_folder_that_no_run_wrote_is_named(tmp_path: Path) -> None:
         read_run(tmp_path)
     (tmp_path / "config.yaml").write_text("TEST: {NUM_PICTURE: 3}")
     with pytest.raises(UserError, match=r"TEST\.NUM_PICTURE; the closest is TEST\.NUM_PICTURES"):
+        read_run(tmp_path)
+
+
+def test_a_run_with_a_python_configuration_is_refused(tmp_path: Path) -> None:
+    cfg = load_lazy_config(get_config_file("lazy/panet_faster_R50_1x.py"))
+    LazyConfig.save(cfg, str(tmp_path / "config.yaml"))
+    with pytest.raises(UserError, match=r"Python configuration; reports need a YAML config"):
         read_run(tmp_path)

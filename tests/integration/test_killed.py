@@ -12,6 +12,8 @@ from pathlib import Path
 import torch
 from paths import CONFIGS, ROOT
 
+DEADLINE = 600
+"""Seconds that a step may take on the slowest machine."""
 KILLS = int(os.environ.get("PANET_TEST_KILLS", "2"))
 OPTIONS = {
     "MODEL.WEIGHTS": "",
@@ -41,9 +43,25 @@ def last_checkpoint(output_dir: Path) -> str:
     return file.read_text() if file.exists() else ""
 
 
+def output_of(output_dir: Path) -> str:
+    return (output_dir.parent / "output.txt").read_text()[-3000:]
+
+
+def kill(process: subprocess.Popen[bytes]) -> None:
+    """Kill a process and its children, unless it has ended."""
+    if process.poll() is None:  # not reaped, so that its group still exists
+        os.killpg(process.pid, signal.SIGKILL)
+        process.wait()
+
+
 def finish(output_dir: Path) -> dict[str, torch.Tensor]:
     process = start(output_dir)
-    assert process.wait() == 0, (output_dir.parent / "output.txt").read_text()[-3000:]
+    try:
+        status = process.wait(DEADLINE)
+    except subprocess.TimeoutExpired:
+        kill(process)
+        raise
+    assert status == 0, output_of(output_dir)
     return torch.load(output_dir / "model_final.pth", weights_only=True)["model"]
 
 
@@ -56,12 +74,16 @@ def test_killed_at_random_moments(tmp_path: Path) -> None:
     for _ in range(KILLS):
         before = last_checkpoint(killed)
         process = start(killed)
-        # Wait for progress; otherwise the loop might never end.
-        while last_checkpoint(killed) == before and process.poll() is None:
-            time.sleep(0.02)
-        time.sleep(rng.uniform(0, 0.6))
-        os.killpg(process.pid, signal.SIGKILL)
-        process.wait()
+        deadline = time.monotonic() + DEADLINE
+        try:
+            # Wait for progress; otherwise the loop might never end.
+            while last_checkpoint(killed) == before and process.poll() is None:
+                assert time.monotonic() < deadline, output_of(killed)
+                time.sleep(0.02)
+            assert not process.poll(), output_of(killed)  # running, or ended without an error
+            time.sleep(rng.uniform(0, 0.6))
+        finally:
+            kill(process)
     found = finish(killed)
     assert all(torch.equal(value, expected[name]) for name, value in found.items())
     text = (killed.parent / "output.txt").read_text()

@@ -4,6 +4,7 @@ import ast
 import subprocess
 import sys
 from collections.abc import Iterator
+from itertools import chain
 from pathlib import Path
 
 from paths import ROOT
@@ -36,10 +37,12 @@ def imported_names(file: Path) -> Iterator[str]:
 
 def test_private_names_are_imported_in_compat_alone() -> None:
     """Of other packages and of other files; ruff's SLF001 tells of those that are not imported."""
-    files = [ROOT / "train_net.py", *ROOT.glob("panet/**/*.py"), *ROOT.glob("tools/*.py")]
+    patterns = ("*.py", "panet/**/*.py", "projects/**/*.py", "benchmarks/**/*.py")
+    files = {pattern: list(ROOT.glob(pattern)) for pattern in patterns}
+    assert all(files.values())
     found = {
         f"{file.relative_to(ROOT)}: {name}"
-        for file in files
+        for file in chain.from_iterable(files.values())
         if ROOT / "panet" / "compat" not in file.parents
         for name in imported_names(file)
         if name.startswith("_") and not name.startswith("__")

@@ -74,9 +74,18 @@ def test_own_datasets(cfg: CfgNode, own: str, tmp_path: Path) -> None:
     check_datasets(cfg, (own,))
 
 
-def test_shapes_are_drawn_when_used(cfg: CfgNode) -> None:
+def test_shapes_are_drawn_when_used(
+    cfg: CfgNode, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     cfg.MODEL.ROI_HEADS.NUM_CLASSES = 4
+    for name in ("shapes_train", "shapes_val"):
+        metadata = MetadataCatalog.get(name)
+        for key in ("json_file", "image_root"):
+            monkeypatch.setitem(metadata.__dict__, key, str(tmp_path / "gone" / key))
     check_datasets(cfg, ("shapes_train", "shapes_val"))
+    monkeypatch.delitem(metadata.__dict__, "drawn_when_used")
+    with pytest.raises(UserError, match="'shapes_val' has no .*gone"):
+        check_datasets(cfg, ("shapes_val",))
 
 
 def test_vistas_tells_its_classes_before_it_is_read(

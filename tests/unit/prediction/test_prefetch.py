@@ -22,17 +22,24 @@ def test_the_results_come_in_order() -> None:
 
 
 def test_it_works_ahead_but_not_far() -> None:
-    taken = []
+    taken: list[int] = []
+    far = threading.Event()
 
     def jobs() -> Iterator[Callable[[], int]]:
         for number in range(50):
             taken.append(number)
+            if number == 6:
+                far.set()
             yield partial(int, number)
 
     results = read_ahead(jobs(), threads=2, ahead=5)
     assert next(results) == 0
-    time.sleep(0.3)
-    assert 6 <= len(taken) <= 8
+    # Besides the results that were read, there are five in the queue and one that waits for room.
+    assert far.wait(60)
+    assert len(taken) == 1 + 5 + 1
+    for number in range(1, 40):
+        assert next(results) == number
+        assert len(taken) <= number + 1 + 5 + 1
     results.close()
 
 

@@ -8,7 +8,7 @@ from typing import Any
 
 from detectron2.config import CfgNode, get_cfg
 
-from .utils.config_errors import explained_config_errors
+from .config_errors import explained_config_errors
 from .utils.errors import UserError
 
 SPLITS = ("TRAIN", "VAL", "TEST")
@@ -40,7 +40,8 @@ def add_panet_config(cfg: CfgNode) -> None:
     cfg.MODEL.TIMM.PRETRAINED = False
     # Indices of timm's features to use instead of the last feature of the same stride.
     cfg.MODEL.TIMM.OUT_INDICES = ()
-    # Replacement of the model's batch norms: "FrozenBN", "SyncBN" or "naiveSyncBN". "" keeps them.
+    # Replacement of the model's batch norms: "FrozenBN", "SyncBN", "naiveSyncBN" or
+    # "naiveSyncBN_N". "" keeps them.
     cfg.MODEL.TIMM.NORM = ""
     # Further arguments of timm.create_model, e.g. {"drop_path_rate": 0.2}.
     cfg.MODEL.TIMM.ARGUMENTS = CfgNode(new_allowed=True)

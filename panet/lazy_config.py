@@ -12,14 +12,15 @@ from omegaconf import DictConfig, ListConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from .utils.choices import closest
-from .utils.device import available_device
 from .utils.errors import UserError
 
 _ABSENT = object()
 
 
 def load_lazy_config(config_file: str, overrides: Sequence[str] = ()) -> DictConfig:
-    """A Python configuration for this machine: without CUDA, ``train.device`` becomes "cpu".
+    """Load a Python configuration and apply overrides.
+
+    Use :meth:`panet.engine.LazyTrainer.prepare` to adapt it to this machine.
 
     Args:
         config_file: path of a Python file in the form of detectron2's ``LazyConfig``.
@@ -40,7 +41,6 @@ def load_lazy_config(config_file: str, overrides: Sequence[str] = ()) -> DictCon
     _add_train_keys(cfg.train)
     for override in overrides:
         _apply(cfg, override)
-    cfg.train.device = available_device("train.device", cfg.train.device)
     return cfg
 
 
@@ -72,18 +72,6 @@ def dataset_names(cfg: DictConfig, loader: str) -> list[str]:
     """
     names = OmegaConf.select(cfg, f"dataloader.{loader}.dataset.names", default=[])
     return [names] if isinstance(names, str) else list(names)
-
-
-def replace_cuda_only_norms(node: Any) -> None:
-    """Replace "SyncBN", which needs CUDA to synchronize, by "naiveSyncBN_N" throughout ``node``.
-
-    The two have the same parameters, so checkpoints go both ways.
-    """
-    for key, value in _items(node):
-        if isinstance(value, DictConfig | ListConfig):
-            replace_cuda_only_norms(value)
-        elif value == "SyncBN" and str(key).endswith("norm"):
-            node[key] = "naiveSyncBN_N"
 
 
 def _apply(cfg: DictConfig, text: str) -> None:

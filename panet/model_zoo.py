@@ -14,10 +14,10 @@ from .checkpoint import (
     load_independent_rpn,
 )
 from .config import load_config
+from .config_device import fall_back_to_cpu
 from .config_files import find_config_file, get_config_file, list_configs
 from .lazy_config import load_lazy_config
 from .modeling.backbones.timm import use_timm_normalization
-from .utils.device import fall_back_to_cpu
 from .utils.errors import DownloadError, UserError
 
 __all__ = [
@@ -49,6 +49,7 @@ def get_config(config_path: str, trained: bool = False) -> CfgNode | DictConfig:
     config_file = get_config_file(config_path)
     if config_file.endswith(".py"):
         lazy_cfg = load_lazy_config(config_file)
+        fall_back_to_cpu(lazy_cfg)
         if trained:
             lazy_cfg.train.init_checkpoint = get_checkpoint_url(config_path)
         return lazy_cfg

@@ -2,9 +2,9 @@
 
 from detectron2.config import CfgNode
 
+from .config_device import fall_back_to_cpu
 from .data.custom import use_custom_data
 from .modeling.backbones.timm import use_timm_normalization
-from .utils.device import fall_back_to_cpu
 
 
 def prepare(cfg: CfgNode) -> CfgNode:

@@ -50,7 +50,7 @@ def print_run(config_file: str, trainer: PANetTrainer) -> None:
     if device.type == "cpu":
         name = f"CPU ({cpu.name()}), {torch.get_num_threads()} thread(s)"
     else:
-        name = torch.cuda.get_device_name(device)
+        name = torch.cuda.get_device_name(device) if device.type == "cuda" else str(device)
     precision = settings.amp_dtype if settings.amp_enabled else "float32"
     rows = {
         "model": f"{config_file or 'defaults'}, {parameters / 1e6:.1f} M parameters",

@@ -16,7 +16,12 @@ from panet.engine import LazyTrainer, PANetTrainer
 from panet.engine.hooks import ProgressBar
 from panet.lazy_config import load_lazy_config
 from panet.prepare import prepare
-from panet.utils.device import check_gpus, keep_freed_memory, limit_cpu_threads
+from panet.utils.device import (
+    check_gpus,
+    check_process_group,
+    keep_freed_memory,
+    limit_cpu_threads,
+)
 from panet.utils.errors import exit_on_user_error
 
 
@@ -79,11 +84,14 @@ def setup(args: argparse.Namespace) -> tuple[type[PANetTrainer], Any]:
         args.config_file = find_config_file(args.config_file)
     if args.config_file.endswith(".py"):
         trainer_class = LazyTrainer
-        cfg = load_lazy_config(args.config_file, args.opts)
+        cfg = LazyTrainer.prepare(load_lazy_config(args.config_file, args.opts))
     else:
         cfg = prepare(load_config(args.config_file, args.opts))
         cfg.freeze()
-    output_dir = trainer_class.read_settings(cfg).output_dir
+    settings = trainer_class.read_settings(cfg)
+    if not args.eval_only:
+        check_process_group(settings.device)
+    output_dir = settings.output_dir
     if args.quiet:
         console.log_to_file(output_dir)
     default_setup(cfg, args)

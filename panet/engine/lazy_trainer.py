@@ -21,10 +21,11 @@ from omegaconf import DictConfig, OmegaConf
 from torch import nn
 
 from panet.checkpoint import PANetCheckpointer, build_lazy_checkpointer
+from panet.config_device import fall_back_to_cpu, replace_cuda_only_norms
 from panet.data.availability import check_files, compare_classes
 from panet.deployment.optimize import optimize_by_name
 from panet.evaluation import InBackground, PictureRecorder
-from panet.lazy_config import dataset_names, replace_cuda_only_norms
+from panet.lazy_config import dataset_names
 from panet.modeling.build import lay_out
 
 from .hooks import progress_bars
@@ -46,6 +47,9 @@ class LazyTrainer(PANetTrainer):
 
     @classmethod
     def prepare(cls, cfg: DictConfig) -> DictConfig:
+        """A copy of ``cfg`` for this machine: without CUDA, ``train.device`` becomes "cpu"."""
+        cfg = copy.deepcopy(cfg)
+        fall_back_to_cpu(cfg)
         return cfg
 
     @classmethod
@@ -151,7 +155,8 @@ class LazyTrainer(PANetTrainer):
         evaluators: list[DatasetEvaluator] = [InBackground(evaluator) for evaluator in found]
         if has_event_storage():  # during training
             for name in dataset_names(cfg, "test"):
-                evaluators.append(PictureRecorder(name, cfg.train.eval_pictures))
+                number = cfg.train.eval_pictures
+                evaluators.append(PictureRecorder(name, number, key="train.eval_pictures"))
         return DatasetEvaluators(evaluators)
 
     @classmethod

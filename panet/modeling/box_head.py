@@ -67,16 +67,16 @@ class PANetBoxHead(FastRCNNConvFCHead):
             fc_dims=fc_dims,
             conv_norm=check_roi_norm("MODEL.ROI_BOX_HEAD.NORM", conv_norm),
         )
-        fc_norm = check_roi_norm("MODEL.ROI_BOX_HEAD.FC_NORM", fc_norm)
+        norm = check_roi_norm("MODEL.ROI_BOX_HEAD.FC_NORM", fc_norm)
         channels = conv_dims[-1] if conv_dims else input_shape.channels
         fc1 = FullyConnected(
             ShapeSpec(channels=channels, height=input_shape.height, width=input_shape.width),
             fc_dims[0],
-            fc_norm,
+            norm,
         )
-        if fc_norm:
+        if norm:
             for number, (inputs, outputs) in enumerate(pairwise(fc_dims), start=2):
-                fc = FullyConnected(ShapeSpec(channels=inputs, height=1, width=1), outputs, fc_norm)
+                fc = FullyConnected(ShapeSpec(channels=inputs, height=1, width=1), outputs, norm)
                 weight_init.c2_xavier_fill(fc)
                 self.add_module(f"fc{number}", fc)
                 self.fcs[number - 1] = fc

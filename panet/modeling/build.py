@@ -4,12 +4,14 @@ from collections.abc import Callable
 
 import torch
 from detectron2.config import CfgNode
+from detectron2.layers import NaiveSyncBatchNorm
 from detectron2.modeling import build_model as build_plain_model
 from detectron2.utils import comm
 from torch import nn
 
-from panet.utils.device import replace_cuda_only_norms
-from panet.utils.modules import replace_modules
+from panet.compat.detectron2_batch_norm import PreciseNaiveSyncBatchNorm
+from panet.config_device import replace_cuda_only_norms
+from panet.utils.modules import replace_modules, share_state
 
 from .box_head import PANetBoxHead
 from .cpu.first_layers import FastFullyConnected
@@ -48,6 +50,8 @@ def build_model(cfg: CfgNode) -> nn.Module:
 def lay_out(model: nn.Module, channels_last: bool) -> nn.Module:
     """Replace layers of a model with equivalent ones that need less time and memory.
 
+    The norms of detectron2 that are inaccurate in bfloat16 are replaced too.
+
     Keys and values of ``state_dict`` do not change.
 
     Args:
@@ -58,11 +62,20 @@ def lay_out(model: nn.Module, channels_last: bool) -> nn.Module:
         ``model``, or its replacement if ``model`` itself is such a layer.
     """
     activate_in_place(model)
+    model = replace_modules(model, _precise_norm)
     model = speed_up_heads(fold_frozen_norms(model), FastFullyConnected.of)
     if channels_last:
         model = convert_group_norms(speed_up_convolutions(model), ContiguousGroupNorm)
         model = model.to(memory_format=torch.channels_last)
     return model
+
+
+def _precise_norm(norm: nn.Module) -> nn.Module | None:
+    if type(norm) is not NaiveSyncBatchNorm:
+        return None
+    with torch.device("meta"):  # allocates nothing
+        precise = PreciseNaiveSyncBatchNorm.like(norm)
+    return share_state(precise, norm)
 
 
 def speed_up_heads(model: nn.Module, convert: Callable[[FullyConnected], nn.Module]) -> nn.Module:

@@ -8,11 +8,13 @@ from detectron2.layers import ShapeSpec, get_norm
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from .norms import Norm
+
 
 class FullyConnected(nn.Linear):
     """A fully-connected layer on a flattened feature map, followed by optional normalization."""
 
-    def __init__(self, input_shape: ShapeSpec, out_features: int, norm: str = "") -> None:
+    def __init__(self, input_shape: ShapeSpec, out_features: int, norm: Norm = "") -> None:
         """
         Args:
             input_shape: channels, height and width of the feature map.

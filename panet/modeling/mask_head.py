@@ -23,7 +23,7 @@ from panet.utils.errors import UserError
 from .cpu.tracing import is_tracing
 from .fully_connected import FullyConnected
 from .fusion import FusedFirstLayer, fusion_from_config
-from .norms import check_roi_norm
+from .norms import Norm, check_roi_norm
 from .pooler import Levels
 
 _COMBINATIONS = ("sum", "product", "max")
@@ -43,7 +43,7 @@ class FullyConnectedBranch(nn.Module):
     """
 
     def __init__(
-        self, input_shape: ShapeSpec, mask_size: int, norm: str = "", relu: bool = False
+        self, input_shape: ShapeSpec, mask_size: int, norm: Norm = "", relu: bool = False
     ) -> None:
         """
         Args:
@@ -130,7 +130,7 @@ class PANetMaskHead(MaskRCNNConvUpsampleHead):
             UserError: if a norm, a fusion argument, ``fc_source`` or ``fc_combination`` is
                 unknown, or if there are no convolutions or too few for ``fc_source``.
         """
-        conv_norm = check_roi_norm("MODEL.ROI_MASK_HEAD.NORM", conv_norm)
+        norm = check_roi_norm("MODEL.ROI_MASK_HEAD.NORM", conv_norm)
         check_choice("MODEL.FC_FUSION.SOURCE", fc_source, ("none", "conv2", "conv3", "conv4"))
         num_convs = len(conv_dims) - 1
         needed = 1 if fc_source == "none" else int(fc_source.removeprefix("conv"))
@@ -140,7 +140,7 @@ class PANetMaskHead(MaskRCNNConvUpsampleHead):
                 f"{fc_source!r} it must be at least {needed}."
             )
         super().__init__(
-            input_shape, num_classes=num_classes, conv_dims=conv_dims, conv_norm=conv_norm, **kwargs
+            input_shape, num_classes=num_classes, conv_dims=conv_dims, conv_norm=norm, **kwargs
         )
         first_conv = self.conv_norm_relus[0]
         first_conv.activation = None
@@ -169,7 +169,7 @@ class PANetMaskHead(MaskRCNNConvUpsampleHead):
                     width=input_shape.width,
                 ),
                 mask_size=2 * input_shape.height,
-                norm=conv_norm,
+                norm=norm,
                 relu=fc_relu,
             )
 
@@ -264,7 +264,7 @@ class PANetMaskHead(MaskRCNNConvUpsampleHead):
         return logits.view(x.shape[0], 1, x.shape[2], x.shape[3])
 
 
-def _conv(in_channels: int, out_channels: int, norm: str) -> Conv2d:
+def _conv(in_channels: int, out_channels: int, norm: Norm) -> Conv2d:
     conv = Conv2d(
         in_channels,
         out_channels,

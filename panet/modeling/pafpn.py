@@ -18,7 +18,7 @@ from panet.utils.choices import check_choice
 from .backbones.deformable import build_resnet
 from .backbones.timm import build_timm_backbone
 from .cpu.fused import convolve_onto
-from .norms import check_norm
+from .norms import Norm, check_norm
 
 
 class TopBlock(Protocol):
@@ -68,10 +68,12 @@ class PAFPN(FPN):
         Raises:
             UserError: if a norm is unknown, or if ``top_block.in_feature`` is not an output.
         """
-        check_norm("MODEL.FPN.NORM", norm)
-        check_norm("MODEL.PAFPN.NORM", path_norm)
+        fpn_norm = check_norm("MODEL.FPN.NORM", norm)
+        pan_norm = check_norm("MODEL.PAFPN.NORM", path_norm)
         # No top block here: FPN would apply it to its own coarsest level.
-        super().__init__(bottom_up, in_features, out_channels, norm, None, fuse_type, square_pad)
+        super().__init__(
+            bottom_up, in_features, out_channels, fpn_norm, None, fuse_type, square_pad
+        )
         levels = self._out_features
         if top_block is not None:
             check_choice("top_block.in_feature", top_block.in_feature, levels)
@@ -80,10 +82,10 @@ class PAFPN(FPN):
         count = 0 if top_block is None else top_block.num_levels
         self._extra_levels = [f"p{stage + i}" for i in range(1, count + 1)]
         self.path_downsample = nn.ModuleDict(
-            {name: _path_conv(out_channels, path_norm, path_bias, stride=2) for name in levels[:-1]}
+            {name: _path_conv(out_channels, pan_norm, path_bias, stride=2) for name in levels[:-1]}
         )
         self.path_output = nn.ModuleDict(
-            {name: _path_conv(out_channels, path_norm, path_bias, stride=1) for name in levels[1:]}
+            {name: _path_conv(out_channels, pan_norm, path_bias, stride=1) for name in levels[1:]}
         )
 
     def forward(self, x: Tensor) -> dict[str, Tensor]:
@@ -151,7 +153,7 @@ class PAFPN(FPN):
         return shapes
 
 
-def _path_conv(channels: int, norm: str, bias: bool, stride: int) -> Conv2d:
+def _path_conv(channels: int, norm: Norm, bias: bool, stride: int) -> Conv2d:
     conv = Conv2d(
         channels,
         channels,

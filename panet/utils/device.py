@@ -1,22 +1,16 @@
-"""Adapt a configuration to the hardware of this machine."""
+"""What the hardware of this machine supports."""
 
 import ctypes
 import logging
 
 import torch
-from detectron2.config import CfgNode
 from detectron2.utils import comm
-from torch import Tensor
+from torch import Tensor, distributed
 
 from .cpu import has_fast_bfloat16
 from .errors import UserError
 
 logger = logging.getLogger(__name__)
-
-
-def fall_back_to_cpu(cfg: CfgNode) -> None:
-    """Set ``MODEL.DEVICE`` to "cpu", with a warning, if it is CUDA and CUDA is not available."""
-    cfg.MODEL.DEVICE = available_device("MODEL.DEVICE", cfg.MODEL.DEVICE)
 
 
 def available_device(key: str, device: str) -> str:
@@ -51,10 +45,10 @@ def usable_precision(key: str, dtype: torch.dtype, device: torch.device) -> torc
 
 
 class HostCopy:
-    """An asynchronous copy of a tensor to host memory.
+    """A copy of a tensor to host memory, asynchronous on CUDA.
 
-    Creating it does not block. :meth:`read` waits for the copy, but not for work that was queued
-    on the device afterwards.
+    There, creating it does not block. :meth:`read` waits for the copy, but not for work that was
+    queued on the device afterwards.
     """
 
     def __init__(self, tensor: Tensor) -> None:
@@ -62,7 +56,8 @@ class HostCopy:
         Args:
             tensor: tensor to copy; it may be overwritten as soon as this returns.
         """
-        self._copy = tensor.detach().to("cpu", non_blocking=True, copy=True)
+        # Without an event of CUDA, nothing could wait for an asynchronous copy.
+        self._copy = tensor.detach().to("cpu", non_blocking=tensor.is_cuda, copy=True)
         self._event = torch.cuda.Event() if tensor.is_cuda else None
         if self._event is not None:
             self._event.record()
@@ -74,18 +69,6 @@ class HostCopy:
         return self._copy
 
 
-def replace_cuda_only_norms(cfg: CfgNode) -> None:
-    """Replace "SyncBN", which synchronizes on CUDA only, with "naiveSyncBN" in all keys of ``cfg``.
-
-    Both have the same parameters, so checkpoints are interchangeable.
-    """
-    for key, value in cfg.items():
-        if isinstance(value, CfgNode):
-            replace_cuda_only_norms(value)
-        elif key == "NORM" and value == "SyncBN":
-            cfg[key] = "naiveSyncBN"
-
-
 def check_gpus(processes: int) -> None:
     """Check that there is a GPU for each process, if the machine has any GPUs.
 
@@ -95,6 +78,23 @@ def check_gpus(processes: int) -> None:
     gpus = torch.cuda.device_count()
     if 0 < gpus < processes:
         raise UserError(f"--num-gpus is {processes}, but this machine has {gpus} GPUs.")
+
+
+def check_process_group(device: str) -> None:
+    """Check that the processes of a training can exchange tensors on ``device``, if there are any.
+
+    detectron2's ``launch`` connects them with NCCL if the machine has GPUs.
+
+    Raises:
+        UserError: if they cannot.
+    """
+    if comm.get_world_size() == 1 or torch.device(device).type == "cuda":
+        return
+    if distributed.get_backend() == "nccl":
+        raise UserError(
+            f"Several processes cannot train on the device {device} of a machine with GPUs; set "
+            "--num-gpus to 1, or hide the GPUs by CUDA_VISIBLE_DEVICES=''."
+        )
 
 
 def limit_cpu_threads(processes: int) -> None:

@@ -107,14 +107,15 @@ def losses_of_an_empty_share(cfg: CfgNode, file: str) -> None:
         torch.save({name: loss.item() for name, loss in losses.items()}, file)
 
 
-@pytest.mark.gpu
-@needs.gpus(1)
-def test_a_process_without_foreground_takes_part(tiny_cfg: CfgNode, tmp_path: Path) -> None:
+@pytest.mark.parametrize("device", needs.DEVICES)
+def test_a_process_without_foreground_takes_part(
+    tiny_cfg: CfgNode, tmp_path: Path, device: torch.device
+) -> None:
     cfg = tiny_cfg
-    cfg.MODEL.DEVICE = "cuda"
+    cfg.MODEL.DEVICE = str(device)
     cfg.MODEL.PROPOSAL_GENERATOR.NAME = "PrecomputedProposals"
     cfg.MODEL.ROI_HEADS.PROPOSAL_APPEND_GT = False
     cfg.MODEL.PAFPN.NORM = cfg.MODEL.ROI_MASK_HEAD.NORM = "SyncBN"
     file = str(tmp_path / "losses.pth")
-    run_in_two_processes(losses_of_an_empty_share, (cfg, file), torch.device("cuda"))
+    run_in_two_processes(losses_of_an_empty_share, (cfg, file), device)
     assert torch.load(file)["loss_mask"] > 0

@@ -10,13 +10,14 @@ import pytest
 import torch
 from detectron2.config import CfgNode
 from detectron2.data import DatasetCatalog
-from detectron2.layers import Conv2d, FrozenBatchNorm2d, NaiveSyncBatchNorm
+from detectron2.layers import Conv2d, FrozenBatchNorm2d
 from detectron2.modeling import ProposalNetwork, build_model
 from paths import CONFIGS
 from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from panet import load_config
+from panet.compat.detectron2_batch_norm import PreciseNaiveSyncBatchNorm
 from panet.engine import PANetTrainer
 from panet.modeling import DeformConv
 from panet.modeling.box_head import PANetBoxHead
@@ -321,7 +322,7 @@ def is_synchronized(model: nn.Module) -> bool:
         assert all("bottom_up.stem" in name or "bottom_up.res2" in name for name in frozen)
         assert frozen
         return False
-    assert norms <= {nn.SyncBatchNorm, NaiveSyncBatchNorm}
+    assert norms <= {nn.SyncBatchNorm, PreciseNaiveSyncBatchNorm}
     assert backbone == {nn.SyncBatchNorm}
     assert not frozen
     return True

@@ -6,7 +6,7 @@ import pytest
 from detectron2.config import LazyConfig
 from paths import CONFIGS, DETECTRON2_CONFIGS
 
-from panet.lazy_config import dataset_names, load_lazy_config, replace_cuda_only_norms
+from panet.lazy_config import dataset_names, load_lazy_config
 from panet.utils.errors import UserError
 
 FILE = str(CONFIGS / "lazy" / "panet_R50_1x.py")
@@ -76,14 +76,6 @@ def test_wrong_files(tmp_path: Path) -> None:
         load_lazy_config(str(file))
 
 
-def test_one_warning_without_cuda(
-    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
-) -> None:
-    monkeypatch.setattr("torch.cuda.is_available", lambda: False)
-    assert load_lazy_config(FILE).train.device == "cpu"
-    assert caplog.text.count("CUDA is not available: train.device cuda becomes cpu") == 1
-
-
 def test_reading_gives_no_warning(recwarn: pytest.WarningsRecorder) -> None:
     load_lazy_config(FILE)
     assert [str(warning.message) for warning in recwarn] == []
@@ -102,11 +94,3 @@ def test_what_is_saved_can_be_read_again(tmp_path: Path) -> None:
     again = LazyConfig.load(str(tmp_path / "config.yaml"))
     assert again.model.roi_heads.box_head.conv_norm == "GN"
     assert list(tmp_path.iterdir()) == [tmp_path / "config.yaml"]  # no pickle beside it
-
-
-def test_synchronized_norms_for_processes_on_the_cpu() -> None:
-    cfg = load_lazy_config(FILE, ["model.roi_heads.mask_head.conv_norm=SyncBN"])
-    cfg.model.backbone.update(norm="SyncBN", path_norm="BN")
-    replace_cuda_only_norms(cfg.model)
-    assert cfg.model.roi_heads.mask_head.conv_norm == cfg.model.backbone.norm == "naiveSyncBN_N"
-    assert cfg.model.backbone.path_norm == "BN"

@@ -8,11 +8,12 @@ from typing import Any
 
 import torch
 from detectron2.config import CfgNode
-from detectron2.layers import NaiveSyncBatchNorm, ShapeSpec
+from detectron2.layers import ShapeSpec
 from detectron2.modeling import BACKBONE_REGISTRY, Backbone
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from panet.compat.detectron2_batch_norm import PreciseNaiveSyncBatchNorm
 from panet.utils.choices import check_choice
 from panet.utils.modules import replace_modules, share_state
 
@@ -20,7 +21,7 @@ from .timm_features import build_features, import_timm, plan_features, pretraine
 
 logger = logging.getLogger(__name__)
 
-TIMM_NORMS = ("", "FrozenBN", "SyncBN", "naiveSyncBN")
+TIMM_NORMS = ("", "FrozenBN", "SyncBN", "naiveSyncBN", "naiveSyncBN_N")
 """Replacements of the batch norms of a timm model; "" keeps them."""
 
 _BUILDERS = ("build_timm_backbone", "build_timm_pafpn_backbone")
@@ -127,7 +128,7 @@ def _fill_borders(feature: Tensor, height: int, width: int) -> Tensor:
     return F.pad(feature, (columns // 2, columns - columns // 2, rows // 2, rows - rows // 2))
 
 
-class _NaiveSyncBatchNormAct(NaiveSyncBatchNorm):
+class _NaiveSyncBatchNormAct(PreciseNaiveSyncBatchNorm):
     """timm's ``BatchNormAct2d``, synchronized by detectron2."""
 
     def forward(self, x: Tensor) -> Tensor:
@@ -141,9 +142,9 @@ def _convert_norms(network: nn.Module, norm: str) -> nn.Module:
         network = layers.freeze_batch_norm_2d(network)
     elif norm == "SyncBN":
         network = layers.convert_sync_batchnorm(network)
-    elif norm == "naiveSyncBN":
+    elif norm in ("naiveSyncBN", "naiveSyncBN_N"):
         classes: dict[type, type] = {
-            nn.BatchNorm2d: NaiveSyncBatchNorm,
+            nn.BatchNorm2d: PreciseNaiveSyncBatchNorm,
             layers.BatchNormAct2d: _NaiveSyncBatchNormAct,
         }
 
@@ -152,7 +153,12 @@ def _convert_norms(network: nn.Module, norm: str) -> nn.Module:
                 return None
             with torch.device("meta"):  # neither allocate nor initialize parameters
                 new = classes[type(old)](
-                    old.num_features, old.eps, old.momentum, old.affine, old.track_running_stats
+                    old.num_features,
+                    old.eps,
+                    old.momentum,
+                    old.affine,
+                    old.track_running_stats,
+                    stats_mode="N" if norm == "naiveSyncBN_N" else "",
                 )
             for name, child in old.named_children():
                 new.add_module(name, child)

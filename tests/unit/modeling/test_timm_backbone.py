@@ -15,7 +15,6 @@ import torch
 from detectron2.config import CfgNode
 from detectron2.data import MetadataCatalog
 from detectron2.data.datasets import register_coco_instances
-from detectron2.layers import NaiveSyncBatchNorm
 from detectron2.modeling import build_backbone, build_model
 from detectron2.utils import comm
 from safetensors.torch import save_file
@@ -23,6 +22,7 @@ from torch import Tensor, nn
 
 from panet import load_config, model_zoo, optimize_for_inference
 from panet.checkpoint import build_checkpointer
+from panet.compat.detectron2_batch_norm import PreciseNaiveSyncBatchNorm
 from panet.compat.detectron2_launch import launch
 from panet.engine import PANetTrainer
 from panet.modeling import TimmBackbone
@@ -184,7 +184,7 @@ def test_a_training_step_leaves_the_frozen_part_as_it_is(name: str) -> None:
 
 
 @pytest.mark.parametrize("name", ["resnet18", "regnety_002"])  # norms with and without activation
-@pytest.mark.parametrize("norm", ["FrozenBN", "SyncBN", "naiveSyncBN"])
+@pytest.mark.parametrize("norm", ["FrozenBN", "SyncBN", "naiveSyncBN", "naiveSyncBN_N"])
 def test_norms(name: str, norm: str) -> None:
     torch.manual_seed(1)
     plain = backbone(name).eval()
@@ -197,10 +197,13 @@ def test_norms(name: str, norm: str) -> None:
         "FrozenBN": "FrozenBatchNorm",
         "SyncBN": "SyncBatchNorm",
         "naiveSyncBN": "NaiveSyncBatchNorm",
+        "naiveSyncBN_N": "NaiveSyncBatchNorm",
     }
     norms = [module for module in model.modules() if hasattr(module, "running_mean")]
     assert all(kinds[norm] in type(module).__name__ for module in norms)
-    assert all(isinstance(m, NaiveSyncBatchNorm) for m in norms) == (norm == "naiveSyncBN")
+    naive = [m for m in norms if isinstance(m, PreciseNaiveSyncBatchNorm)]
+    assert naive == (norms if norm.startswith("naive") else [])
+    assert {m._stats_mode for m in naive} <= {norm.removeprefix("naiveSyncBN").strip("_")}
     loss(model.train()(images)).backward()
     moved = any(module.running_mean.abs().sum() > 0 for module in norms)
     assert moved == (norm != "FrozenBN")

@@ -7,8 +7,11 @@ import sys
 
 import pytest
 import torch
+from detectron2.utils import comm
+from torch import distributed
 
 from panet.utils import device
+from panet.utils.errors import UserError
 
 # Calls glibc's mallopt, which returns 1 on success, and records arguments and result.
 KEEPS_MEMORY = """
@@ -73,3 +76,43 @@ def test_bfloat16_becomes_single_precision_where_the_cpu_has_none(
     assert "SOLVER.AMP.DTYPE bfloat16 becomes float32" in caplog.text
     monkeypatch.setattr(device, "has_fast_bfloat16", lambda: True)
     assert usable(torch.bfloat16) == torch.bfloat16
+
+
+class OnDevice:
+    """A tensor of a device that this machine lacks."""
+
+    def __init__(self, kind: str) -> None:
+        self.is_cuda = kind == "cuda"
+        self.options: dict[str, object] = {}
+
+    def detach(self) -> "OnDevice":
+        return self
+
+    def to(self, target: str, **options: object) -> torch.Tensor:
+        self.options = {"target": target, **options}
+        return torch.ones(1)
+
+
+class Event:
+    def record(self) -> None: ...
+
+    def synchronize(self) -> None: ...
+
+
+def test_copies_without_an_event_are_synchronous(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("torch.cuda.Event", Event)
+    for kind in ("mps", "xpu", "cuda"):
+        tensor = OnDevice(kind)
+        assert device.HostCopy(tensor).read() == torch.ones(1)
+        assert tensor.options == {"target": "cpu", "non_blocking": kind == "cuda", "copy": True}
+
+
+def test_processes_on_the_cpu_of_a_machine_with_gpus(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(distributed, "get_backend", lambda: "nccl")
+    device.check_process_group("cpu")  # of a single process
+    monkeypatch.setattr(comm, "get_world_size", lambda: 2)
+    device.check_process_group("cuda")
+    with pytest.raises(UserError, match=r"cannot train on the device cpu .* --num-gpus to 1, or"):
+        device.check_process_group("cpu")
+    monkeypatch.setattr(distributed, "get_backend", lambda: "gloo")
+    device.check_process_group("cpu")

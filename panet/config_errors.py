@@ -7,8 +7,8 @@ from contextlib import contextmanager
 import yaml
 from detectron2.config import CfgNode
 
-from .choices import closest
-from .errors import UserError
+from .utils.choices import closest
+from .utils.errors import UserError
 
 
 @contextmanager

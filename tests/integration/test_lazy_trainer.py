@@ -12,7 +12,8 @@ import torch
 from detectron2.config import CfgNode, LazyCall, LazyConfig
 from detectron2.data import build_detection_train_loader
 from detectron2.engine import HookBase
-from omegaconf import DictConfig
+from detectron2.utils.events import EventStorage
+from omegaconf import DictConfig, OmegaConf
 from paths import CONFIGS, DETECTRON2_CONFIGS
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
@@ -186,6 +187,15 @@ def test_classes_of_another_dataset_are_taken_over(cfg: DictConfig) -> None:
     assert [list(pair) for pair in checkpointer.synonyms] == [["disk", "star"]]
     with pytest.raises(UserError, match="gone.pth; set train.init_checkpoint to an existing"):
         checkpointer.load("gone.pth")
+    for key in (checkpointer.source_dataset_key, checkpointer.synonyms_key):
+        assert OmegaConf.select(cfg, key)
+
+
+def test_a_wrong_number_of_visualizations_names_the_key_of_python(cfg: DictConfig) -> None:
+    with_evaluation(cfg)
+    cfg.train.eval_pictures = -1
+    with EventStorage(), pytest.raises(UserError, match=r"^train\.eval_pictures is -1"):
+        LazyTrainer.build_evaluator(cfg)
 
 
 def test_detectron2s_own_loader_and_model(

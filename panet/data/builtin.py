@@ -7,8 +7,6 @@ from typing import Any
 from detectron2.data import DatasetCatalog, MetadataCatalog
 from detectron2.data.datasets import load_coco_json
 
-from panet.compat.detectron2_cityscapes import find_under_internal_name
-
 from . import shapes
 from .mapillary import register_vistas
 from .nuclei import register_nuclei, register_nuclei_folds
@@ -44,7 +42,6 @@ def register_shapes(root: Path) -> None:
 # Where detectron2 looks for its own builtin datasets.
 ROOT = Path(os.getenv("DETECTRON2_DATASETS", "datasets")).expanduser()
 
-find_under_internal_name()
 register_shapes(ROOT)
 register_vistas(ROOT / "mapillary_vistas")
 register_nuclei(ROOT / "nuclei")

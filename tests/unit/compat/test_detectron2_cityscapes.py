@@ -11,9 +11,11 @@ from cityscapesscripts.evaluation import evalInstanceLevelSemanticLabeling
 from cityscapesscripts.helpers import labels
 from detectron2.evaluation import cityscapes_evaluation
 from needs import NEWEST_DETECTRON2
+from paths import CONFIGS
 
 from panet.compat.detectron2_cityscapes import INTERNAL_NAME, find_under_internal_name
-from panet.data import builtin
+from panet.config import load_config
+from panet.prepare import prepare
 
 
 @NEWEST_DETECTRON2
@@ -36,7 +38,7 @@ def _nothing_imported() -> Iterator[None]:
 
 @pytest.mark.usefixtures("_nothing_imported")
 def test_finds_the_same_modules() -> None:
-    assert builtin.ROOT  # whose import is enough
+    prepare(load_config(str(CONFIGS / "cityscapes" / "panet_R50_imagenet.yaml")))
     name = f"{INTERNAL_NAME}.cityscapesscripts"
     module = f"{name}.evaluation.evalInstanceLevelSemanticLabeling"
     assert importlib.import_module(module) is evalInstanceLevelSemanticLabeling
@@ -49,6 +51,7 @@ def test_what_is_missing_has_its_public_name(monkeypatch: pytest.MonkeyPatch) ->
     for name in [name for name in sys.modules if name.startswith("cityscapesscripts")]:
         monkeypatch.delitem(sys.modules, name)
     monkeypatch.setattr(sys, "path", [])
+    find_under_internal_name()
     with pytest.raises(ModuleNotFoundError) as error:
         importlib.import_module(f"{INTERNAL_NAME}.cityscapesscripts.helpers.labels")
     assert error.value.name == "cityscapesscripts"
@@ -57,6 +60,7 @@ def test_what_is_missing_has_its_public_name(monkeypatch: pytest.MonkeyPatch) ->
 
 
 def test_is_there_once() -> None:
+    find_under_internal_name()
     before = list(sys.meta_path)
     find_under_internal_name()
     assert sys.meta_path == before

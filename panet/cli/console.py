@@ -5,6 +5,7 @@ import logging
 import sys
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, redirect_stdout
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -63,6 +64,13 @@ def print_run(config_file: str, trainer: PANetTrainer) -> None:
     }
     for key, value in rows.items():
         print(f"{key:10} {value}", file=sys.stderr, flush=True)
+
+
+def print_run_end(trainer: PANetTrainer) -> None:
+    """Print where the trained model is, and how to see what it learned."""
+    folder = Path(trainer.settings.output_dir)
+    print(f"{'saved':10} {folder / 'model_final.pth'}", file=sys.stderr)
+    print(f"{'report':10} panet report {folder}", file=sys.stderr, flush=True)
 
 
 def _describe(names: Sequence[str]) -> str:

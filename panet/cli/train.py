@@ -74,6 +74,8 @@ def train_or_evaluate(
         if not sys.stderr.isatty():  # at a terminal the trainer has a bar
             trainer.register_hooks([ProgressBar()])
     results: dict[str, Any] | None = trainer.train()
+    if args.quiet and comm.is_main_process():
+        console.print_run_end(trainer)
     return results
 
 

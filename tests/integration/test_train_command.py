@@ -30,6 +30,7 @@ def test_a_screen_of_output_and_the_rest_in_the_log(tmp_path: Path) -> None:
     assert progress[0].startswith("training   1/3, loss ")
     assert progress[-1].startswith("training   3/3, loss ")
     assert [line.split()[0] for line in lines[-2:]] == ["bbox", "segm"]
+    assert f"saved      {tmp_path / 'model_final.pth'}" in lines
     log = (tmp_path / "log.txt").read_text()
     assert "Environment info" in log
     assert "Evaluation results for segm" in log

@@ -187,6 +187,7 @@ def _kernel(
         tl.store(pooled, values / count, mask)
 
 
+# Return types of helpers are quoted because Triton for Python 3.10 looks up the names in them.
 @triton.jit
 def _axis(
     start: tl.tensor,
@@ -196,7 +197,7 @@ def _axis(
     bins: tl.constexpr,
     samples: tl.constexpr,
     aligned: tl.constexpr,
-) -> Any:
+) -> "tuple[tl.tensor, ...]":
     """Return the start of the first bin, the bin size and the samples per bin along one axis."""
     shift: tl.constexpr = 0.5 if aligned else 0.0
     start = start * scale - shift
@@ -212,7 +213,7 @@ def _axis(
 
 
 @triton.jit
-def _neighbours(position: tl.tensor, length: tl.tensor) -> Any:
+def _neighbours(position: tl.tensor, length: tl.tensor) -> "tuple[tl.tensor, ...]":
     """Return the two neighboring pixels of each position along one axis, the weight of the second
     one, and whether the position is at most one pixel outside of the map.
     """
@@ -231,7 +232,7 @@ def _add(
     values: tl.tensor,
     mask: tl.tensor,
     backward: tl.constexpr,
-) -> Any:
+) -> tl.tensor:
     """Add weighted pixels to the values or, if ``backward``, weighted values to the pixels."""
     pixels += offset[:, None]
     weight = weight[:, None]

@@ -28,6 +28,8 @@ from panet.modeling.build import build_model
 from panet.modeling.pooler import PooledLevels
 from panet.prepare import prepare
 
+pytestmark = pytest.mark.slow
+
 CUDA = torch.device("cuda", 0)
 SIZE = (128, 160)
 SINGLE, HALF, BRAIN = torch.float32, torch.float16, torch.bfloat16

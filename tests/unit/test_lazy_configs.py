@@ -28,6 +28,8 @@ from panet.engine import LazyTrainer, PANetTrainer
 from panet.lazy_config import load_lazy_config
 from panet.prepare import prepare
 
+pytestmark = pytest.mark.slow
+
 LAZY = CONFIGS / "lazy"
 NAMES = sorted(
     path.relative_to(LAZY).with_suffix("").as_posix()

@@ -21,6 +21,8 @@ from panet.engine import PANetTrainer
 from panet.evaluation.tta import RCNNEnsemble, add_tta
 from panet.modeling.build import build_model
 
+pytestmark = pytest.mark.slow
+
 CPU = torch.device("cpu")
 EVERY_DTYPE = (torch.float32, torch.bfloat16, torch.float16)
 on_every_device = pytest.mark.parametrize("device", needs.DEVICES)
@@ -177,7 +179,6 @@ def last_losses(cfg: CfgNode, resume: bool) -> dict[str, float]:
 
 
 @pytest.mark.parametrize(("device", "dtype"), needs.precisions(*EVERY_DTYPE))
-@pytest.mark.slow
 def test_a_resumed_run_equals_an_undisturbed_one(
     tiny_cfg: CfgNode, device: torch.device, dtype: torch.dtype
 ) -> None:

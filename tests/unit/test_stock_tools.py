@@ -24,6 +24,7 @@ sys.path.append(str(ROOT / "benchmarks"))
 from macs import flop_counter
 
 pytestmark = [
+    pytest.mark.slow,
     pytest.mark.filterwarnings("ignore::torch.jit.TracerWarning"),
     pytest.mark.filterwarnings("ignore:.*torch.jit:FutureWarning"),
 ]
@@ -105,7 +106,6 @@ def test_fast_models_are_traced_too(
 
 @on_every_device
 @every_model
-@pytest.mark.slow
 def test_scripted(tiny_cfg: CfgNode, options: list[Any], device: torch.device) -> None:
     tiny_cfg.MODEL.DEVICE = str(device)
     model = find_much(build_model(configured(tiny_cfg, options))).eval()
@@ -130,7 +130,6 @@ def test_scripted(tiny_cfg: CfgNode, options: list[Any], device: torch.device) -
 
 
 @every_model
-@pytest.mark.slow
 def test_macs_are_counted(tiny_cfg: CfgNode, options: list[Any]) -> None:
     model = find_much(build_model(configured(tiny_cfg, options))).eval()
     inputs = batch(96, 128)

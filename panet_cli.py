@@ -122,38 +122,36 @@ def _add_train(commands: _Commands) -> None:
     parser = _add(
         commands,
         "train",
-        "train",
         "Train a model, as train_net.py does.",
         "panet train --config-file panet_R50_2x.yaml SOLVER.IMS_PER_BATCH 8 OUTPUT_DIR output/run",
     )
-    _add_config_file(parser)
-    parser.add_argument("--resume", action="store_true", help="resume the run in OUTPUT_DIR")
-    _add_launch(parser)
-    _add_trailing_opts(parser)
-    parser.set_defaults(eval_only=False, quiet=True)
+    _add_run(parser, "resume the run in OUTPUT_DIR", eval_only=False)
 
 
 def _add_eval(commands: _Commands) -> None:
     parser = _add(
         commands,
         "eval",
-        "train",
         "Evaluate a model on DATASETS.TEST.",
         "panet eval --config-file panet_R50_2x.yaml MODEL.WEIGHTS output/model_final.pth",
+        module="train",
     )
+    _add_run(parser, "evaluate the last checkpoint in OUTPUT_DIR", eval_only=True)
+
+
+def _add_run(parser: argparse.ArgumentParser, resume: str, eval_only: bool) -> None:
     _add_config_file(parser)
-    parser.add_argument(
-        "--resume", action="store_true", help="evaluate the last checkpoint in OUTPUT_DIR"
-    )
-    _add_launch(parser)
+    parser.add_argument("--resume", action="store_true", help=resume)
+    _add_processes(parser)
+    parser.add_argument("--num-machines", type=_positive, default=1)
+    parser.add_argument("--machine-rank", type=_natural, default=0, help="unique per machine")
     _add_trailing_opts(parser)
-    parser.set_defaults(eval_only=True, quiet=True)
+    parser.set_defaults(eval_only=eval_only, quiet=True)
 
 
 def _add_predict(commands: _Commands) -> None:
     parser = _add(
         commands,
-        "predict",
         "predict",
         """\
         Detect instances in images and videos and write them to a folder:
@@ -192,8 +190,8 @@ def _add_predict(commands: _Commands) -> None:
     parser.add_argument("--no-pictures", action="store_true", help="draw no images and videos")
     parser.add_argument("--masks", action="store_true", help="write a PNG file per instance")
     parser.add_argument("--csv", action="store_true", help="also write results.csv")
-    parser.set_defaults(resumes=True)
     parser.add_argument("--start-over", action="store_true", help="delete previous results first")
+    parser.set_defaults(resumes=True)
     _add_processes(parser)
     _add_final_opts(parser)
 
@@ -202,11 +200,11 @@ def _add_zoo(commands: _Commands) -> None:
     _add(
         commands,
         "zoo",
-        "zoo",
         """\
         List the models with published weights: their AP on COCO val2017 as reported by their
         authors, the size of the weights and whether they are cached. `panet predict --model NAME`
-        and MODEL.WEIGHTS panet://NAME download, verify, convert and cache them.
+        downloads, verifies, converts and caches them, and so does MODEL.WEIGHTS panet://NAME with
+        .pth instead of .yaml.
 
         Without network, place a published file where `panet zoo` says, or set PANET_MODEL_ZOO to
         a folder or URL that has it under NAME, with .pth instead of .yaml.
@@ -218,7 +216,6 @@ def _add_zoo(commands: _Commands) -> None:
 def _add_report(commands: _Commands) -> None:
     parser = _add(
         commands,
-        "report",
         "report",
         """\
         Write an HTML report of a run: training curves, COCO metrics, precision-recall curves, the
@@ -247,7 +244,6 @@ def _add_report(commands: _Commands) -> None:
 def _add_check(commands: _Commands) -> None:
     parser = _add(
         commands,
-        "check",
         "check",
         """\
         Check a dataset in COCO's format and summarize it. Every image is read as in training.
@@ -279,7 +275,6 @@ def _add_convert_data(commands: _Commands) -> None:
     parser = _add(
         commands,
         "convert-data",
-        "convert_data",
         """\
         Convert annotations to a COCO JSON file:
 
@@ -308,7 +303,6 @@ def _add_convert_weights(commands: _Commands) -> None:
     parser = _add(
         commands,
         "convert-weights",
-        "convert_weights",
         """\
         Extract a model's weights and class names from a checkpoint, without the optimizer's
         state; with --from, convert them from another system. Nothing in the file is executed.
@@ -334,7 +328,6 @@ def _add_analyze_levels(commands: _Commands) -> None:
     parser = _add(
         commands,
         "analyze-levels",
-        "analyze_levels",
         """\
         Count the levels that adaptive feature pooling takes its features from (Figure 3 of the
         paper). The boxes that a head pools are grouped by the level that FPN assigns them to.
@@ -358,12 +351,12 @@ def _add_proposals(commands: _Commands) -> None:
     parser = _add(
         commands,
         "proposals",
-        "write_proposals",
         """\
         Write proposal files for whole datasets, from a ProposalNetwork or the RPN of an R-CNN:
         one file per dataset, with up to MODEL.RPN.POST_NMS_TOPK_TEST proposals per image.
         """,
         "panet proposals --config-file panet_R50_2x.yaml MODEL.WEIGHTS model.pth",
+        module="write_proposals",
     )
     _add_config_file(parser)
     parser.add_argument(
@@ -380,7 +373,6 @@ def _add_proposals(commands: _Commands) -> None:
 def _add_demo(commands: _Commands) -> None:
     parser = _add(
         commands,
-        "demo",
         "demo",
         "Train a small PANet on the embedded dataset, evaluate it and draw its predictions. An "
         "interrupted demo resumes; a finished one is only evaluated again.",
@@ -403,16 +395,19 @@ def _add_install_detectron2(commands: _Commands) -> None:
     _add(
         commands,
         "install-detectron2",
-        None,
         "Install detectron2 into this environment: upstream's Python code as packaged on PyPI, "
         "with its hash checked. detectron2 has no release of its own there.",
         "panet install-detectron2",
+        module=None,
     )
 
 
 def _add(
-    commands: _Commands, name: str, module: str | None, description: str, example: str
+    commands: _Commands, name: str, description: str, example: str, module: str | None = ""
 ) -> argparse.ArgumentParser:
+    """Add a command; ``module`` is that of ``panet.cli``, by default of the same name."""
+    if module == "":
+        module = name.replace("-", "_")
     lines = [line.removeprefix("        ") for line in description.splitlines()]
     if len(lines) == 1:
         lines = textwrap.wrap(description, 90)
@@ -442,12 +437,6 @@ def _add_processes(parser: argparse.ArgumentParser) -> None:
         "--num-gpus", type=_positive, default=1, help="processes; on the CPU if there is no GPU"
     )
     parser.add_argument("--dist-url", default="auto", help="see torch.distributed")
-
-
-def _add_launch(parser: argparse.ArgumentParser) -> None:
-    _add_processes(parser)
-    parser.add_argument("--num-machines", type=_positive, default=1)
-    parser.add_argument("--machine-rank", type=_natural, default=0, help="unique per machine")
 
 
 def _add_trailing_opts(parser: argparse.ArgumentParser) -> None:

@@ -1,5 +1,6 @@
 """Weights that other projects published: download, verification, conversion and cache."""
 
+import functools
 import os
 import re
 from dataclasses import dataclass
@@ -33,6 +34,11 @@ _DATASET = "coco_2017_train"  # of all published weights
 _RETRIES = 3
 
 
+def download_folder() -> Path:
+    """Return the folder of published files, downloaded or placed by hand."""
+    return Path(get_cache_dir(), "panet", "published")
+
+
 @dataclass(frozen=True)
 class Published:
     """Published weights of a configuration.
@@ -43,8 +49,9 @@ class Published:
         url: published file.
         page: web page with the reported figures.
         licence: SPDX identifier of the project's licence.
-        box_ap, mask_ap: COCO AP on val2017 as reported; None without masks.
+        box_ap: box AP on COCO val2017 as reported.
         megabytes: size of the converted file.
+        mask_ap: mask AP on COCO val2017 as reported; None without masks.
     """
 
     config: str
@@ -53,8 +60,8 @@ class Published:
     page: str
     licence: str
     box_ap: float
-    mask_ap: float | None
     megabytes: int
+    mask_ap: float | None = None
 
     @property
     def name(self) -> str:
@@ -80,40 +87,30 @@ class Published:
     @property
     def download(self) -> Path:
         """Where the original file is downloaded to, or placed by hand."""
-        return Path(get_cache_dir(), "panet", "published", self.name)
+        return download_folder() / self.name
 
 
-_PANET = "https://github.com/ShuLiu1993/PANet"
+_official = functools.partial(
+    Published, source="panet-pytorch", page="https://github.com/ShuLiu1993/PANet", licence="MIT"
+)
 _DRIVE = "https://drive.google.com/uc?id="
-_MMDET = "https://github.com/open-mmlab/mmdetection/tree/main/configs/pafpn"
 
-_ALL = (
-    Published(
+_ALL: tuple[Published, ...] = (
+    _official(
         config="official/e2e_panet_R-50-FPN_1x_det.yaml",
-        source="panet-pytorch",
         url=f"{_DRIVE}1_ahNQHY3D4mbsMWHR2FwmItBkLwYOrS4",
-        page=_PANET,
-        licence="MIT",
         box_ap=39.8,
-        mask_ap=None,
         megabytes=194,
     ),
-    Published(
+    _official(
         config="official/e2e_panet_R-50-FPN_1x_det_2fc.yaml",
-        source="panet-pytorch",
         url=f"{_DRIVE}1s-xm8GxHbmnt5M3gOMacXIRMvCGaDeRR",
-        page=_PANET,
-        licence="MIT",
         box_ap=39.6,
-        mask_ap=None,
         megabytes=336,
     ),
-    Published(
+    _official(
         config="official/e2e_panet_R-50-FPN_2x_mask.yaml",
-        source="panet-pytorch",
         url=f"{_DRIVE}1-pVZQ3GR6Aj7KJzH9nWoRQ-Lts8IcdMS",
-        page=_PANET,
-        licence="MIT",
         box_ap=43.1,
         mask_ap=38.3,
         megabytes=294,
@@ -123,10 +120,9 @@ _ALL = (
         source="mmdet",
         url="https://download.openmmlab.com/mmdetection/v2.0/pafpn/faster_rcnn_r50_pafpn_1x_coco/"
         "faster_rcnn_r50_pafpn_1x_coco_bbox_mAP-0.375_20200503_105836-b7b4b9bd.pth",
-        page=_MMDET,
+        page="https://github.com/open-mmlab/mmdetection/tree/main/configs/pafpn",
         licence="Apache-2.0",
         box_ap=37.5,
-        mask_ap=None,
         megabytes=181,
     ),
 )

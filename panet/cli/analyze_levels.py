@@ -12,13 +12,11 @@ from detectron2.config import CfgNode
 from detectron2.utils.env import seed_all_rng
 from matplotlib.figure import Figure
 from tabulate import tabulate
-from torch import nn
 from tqdm import tqdm
 
 from panet import model_zoo
-from panet.checkpoint import build_checkpointer
+from panet.cli.models import load_model
 from panet.config import load_config
-from panet.deployment.optimize import optimize_from_config
 from panet.engine import PANetTrainer
 from panet.evaluation.level_shares import LevelShares, count_level_shares
 from panet.evaluation.tta.views import batches_of_like_size, build_view_mapper, make_views
@@ -62,12 +60,6 @@ def main(args: argparse.Namespace) -> None:
     print(format_table(result, args.head))
     print(f"\ntable      {args.output_dir / 'levels.csv'}")
     print(f"figure     {args.output_dir / 'levels.png'}")
-
-
-def load_model(cfg: CfgNode) -> nn.Module:
-    model = PANetTrainer.build_model(cfg)
-    build_checkpointer(cfg, model).load(cfg.MODEL.WEIGHTS)
-    return optimize_from_config(model.eval(), cfg)
 
 
 def view_batches(cfg: CfgNode, images: Iterable[dict[str, Any]]) -> Iterator[list[dict[str, Any]]]:

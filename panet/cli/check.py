@@ -219,6 +219,10 @@ def draw_samples(records: Sequence[dict[str, Any]], classes: list[str], folder: 
         Image.fromarray(picture).save(folder / f"{number:03d}.jpg")
 
 
+def count(number: int, noun: str) -> str:
+    return f"{number:,} {noun}" + ("" if number == 1 else "s")
+
+
 def report(defects: Sequence[Defect], output_dir: Path) -> int:
     """Print the defects, errors first, write all of them, and return the exit status."""
     ordered = sorted(defects, key=lambda defect: defect.severity)
@@ -235,7 +239,6 @@ def report(defects: Sequence[Defect], output_dir: Path) -> int:
         if len(found) > SHOWN:
             print(f"{severity:8} and {len(found) - SHOWN:,} more")
     errors = sum(defect.severity == "error" for defect in defects)
-    warnings = len(defects) - errors
-    print(f"{errors:,} error{'s'[errors == 1 :]}, {warnings:,} warning{'s'[warnings == 1 :]}")
+    print(f"{count(errors, 'error')}, {count(len(defects) - errors, 'warning')}")
     print(f"defects    {path}")
     return 1 if errors else 0

@@ -16,6 +16,7 @@ from detectron2.utils.logger import setup_logger
 from tabulate import tabulate
 
 from panet.engine import PANetTrainer
+from panet.engine.hooks import ProgressBar
 from panet.utils import cpu
 
 
@@ -41,6 +42,12 @@ def without_stdout() -> Iterator[None]:
     """Drop what COCO's evaluation prints; the log has its tables too."""
     with redirect_stdout(io.StringIO()):
         yield
+
+
+def show_progress(trainer: PANetTrainer) -> None:
+    """Print the progress of the training; at a terminal, the trainer itself shows a bar."""
+    if not sys.stderr.isatty():
+        trainer.register_hooks([ProgressBar()])
 
 
 def print_run(config_file: str, trainer: PANetTrainer) -> None:

@@ -2,7 +2,6 @@
 
 import argparse
 import json
-import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -25,7 +24,6 @@ from tqdm import tqdm
 from panet.cli import console
 from panet.config import load_config
 from panet.engine import PANetTrainer
-from panet.engine.hooks import ProgressBar
 from panet.evaluation import draw_comparison
 from panet.model_zoo import get_config_file
 from panet.prepare import prepare
@@ -150,8 +148,7 @@ def train(
     without_tests.DATASETS.TEST = ()  # evaluation is a stage of its own
     trainer = PANetTrainer(without_tests)
     trainer.register_hooks([EarlyLook(seconds_to_early_pictures, show)])
-    if not sys.stderr.isatty():  # on a terminal, the trainer shows a bar
-        trainer.register_hooks([ProgressBar()])
+    console.show_progress(trainer)
     trainer.resume_or_load(resume=resume)
     trainer.train()
     return trainer

@@ -1,7 +1,6 @@
 """``panet train``, ``panet eval`` and ``train_net.py``."""
 
 import argparse
-import sys
 from typing import Any
 
 from detectron2.engine import default_setup
@@ -13,7 +12,6 @@ from panet.compat.detectron2_launch import launch
 from panet.config import load_config
 from panet.config_files import find_config_file
 from panet.engine import LazyTrainer, PANetTrainer
-from panet.engine.hooks import ProgressBar
 from panet.lazy_config import load_lazy_config
 from panet.prepare import prepare
 from panet.utils.device import (
@@ -71,8 +69,7 @@ def train_or_evaluate(
     trainer.resume_or_load(resume=args.resume)
     if args.quiet and comm.is_main_process():
         console.print_run(name, trainer)
-        if not sys.stderr.isatty():  # at a terminal the trainer has a bar
-            trainer.register_hooks([ProgressBar()])
+        console.show_progress(trainer)
     results: dict[str, Any] | None = trainer.train()
     if args.quiet and comm.is_main_process():
         console.print_run_end(trainer)

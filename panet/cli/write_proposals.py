@@ -16,11 +16,10 @@ from torch import nn
 from tqdm import tqdm
 
 from panet import model_zoo
-from panet.checkpoint import build_checkpointer
+from panet.cli.models import load_model
 from panet.compat.detectron2_launch import launch
 from panet.config import load_config
 from panet.data.availability import check_datasets
-from panet.deployment.optimize import optimize_from_config
 from panet.engine import PANetTrainer
 from panet.modeling.independent_rpn import proposal_network_config
 from panet.prepare import prepare
@@ -53,9 +52,7 @@ def write_all(args: argparse.Namespace) -> None:
     if cfg.MODEL.DEVICE == "cpu":
         limit_cpu_threads(comm.get_local_size())
         keep_freed_memory()
-    model = PANetTrainer.build_model(cfg).eval()
-    build_checkpointer(cfg, model).load(cfg.MODEL.WEIGHTS)
-    model = optimize_from_config(model, cfg)
+    model = load_model(cfg)
     for name in names:
         parts = comm.gather(propose(model, cfg, name))
         if comm.is_main_process():

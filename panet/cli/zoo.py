@@ -1,11 +1,10 @@
 """``panet zoo``: the models with published weights."""
 
 import argparse
-from pathlib import Path
 
 from tabulate import tabulate
 
-from panet.checkpoint import PUBLISHED
+from panet.checkpoint.published import PUBLISHED, download_folder
 
 HEADERS = ("name", "project", "box AP", "mask AP", "MB", "licence", "cached")
 
@@ -28,5 +27,4 @@ def main(args: argparse.Namespace) -> None:
     print("\nAP on COCO val2017 as reported by")
     for page in dict.fromkeys(model.page for model in PUBLISHED.values()):
         print(f"  {page}")
-    folder = next(iter(PUBLISHED.values())).download
-    print(f"\nfiles placed by hand: {Path(*folder.parts[:-2])}/NAME, with .pth instead of .yaml")
+    print(f"\nfiles placed by hand: {download_folder()}/NAME, with .pth instead of .yaml")

@@ -60,6 +60,15 @@ def predict(
     return run
 
 
+def wait_for(condition: Callable[[], bool], process: "subprocess.Popen[Any] | None" = None) -> None:
+    """Wait for a condition, and fail if the process ends before or it takes two minutes."""
+    deadline = time.monotonic() + 120
+    while not condition():
+        assert time.monotonic() < deadline
+        assert process is None or process.poll() is None
+        time.sleep(0.01)
+
+
 def results(output: Path) -> list[dict[str, Any]]:
     found: list[dict[str, Any]] = json.loads((output / "results.json").read_text())
     return found
@@ -95,11 +104,7 @@ def test_killed_in_the_middle_it_goes_on(
     records = output / "records"
     command = [*PANET, "predict", *arguments_for(small, output, photos)]
     with subprocess.Popen(command, stderr=subprocess.DEVNULL) as process:
-        deadline = time.monotonic() + 120
-        while len(list(records.rglob("*.json"))) < 3:
-            assert time.monotonic() < deadline
-            assert process.poll() is None
-            time.sleep(0.01)
+        wait_for(lambda: len(list(records.rglob("*.json"))) >= 3, process)
         process.send_signal(signal.SIGKILL)
     written = {path: path.stat().st_mtime_ns for path in records.rglob("*.json")}
     assert 3 <= len(written) < 12
@@ -195,11 +200,7 @@ def test_interrupted_it_says_how_to_go_on(small: SmallModel, photos: Path, tmp_p
         # Background jobs of a shell ignore SIGINT.
         preexec_fn=partial(signal.signal, signal.SIGINT, signal.SIG_DFL),
     ) as process:
-        deadline = time.monotonic() + 120
-        while not (output / "records").exists():
-            assert time.monotonic() < deadline
-            assert process.poll() is None
-            time.sleep(0.01)
+        wait_for((output / "records").exists, process)
         process.send_signal(signal.SIGINT)
         _, err = process.communicate()
     assert process.returncode == 130
@@ -215,15 +216,9 @@ def test_its_processes_end_with_it(small: SmallModel, photos: Path, tmp_path: Pa
         stderr=subprocess.DEVNULL,
         preexec_fn=partial(signal.signal, signal.SIGINT, signal.SIG_IGN),
     ) as process:
-        deadline = time.monotonic() + 120
-        while not (output / "records").exists():
-            assert time.monotonic() < deadline
-            assert process.poll() is None
-            time.sleep(0.01)
+        wait_for((output / "records").exists, process)
         children = Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text().split()
         process.kill()
     assert len(children) >= 2
-    while any(Path(f"/proc/{child}").exists() for child in children):
-        assert time.monotonic() < deadline
-        time.sleep(0.05)
+    wait_for(lambda: not any(Path(f"/proc/{child}").exists() for child in children))
     assert len(list((output / "records").rglob("*.json"))) < 12

@@ -1,4 +1,4 @@
-"""Python configurations: detectron2's ``LazyConfig``, with what this project's trainer reads."""
+"""Python configurations: detectron2's ``LazyConfig`` with the keys of this project's trainer."""
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
@@ -28,8 +28,8 @@ def load_lazy_config(config_file: str, overrides: Sequence[str] = ()) -> DictCon
             does not have.
 
     Raises:
-        UserError: if the file is not there, it has no section ``train``, or an override is wrong.
-            Errors within the file are raised as they are.
+        UserError: if the file does not exist or has no section ``train``, or an override is
+            invalid. Errors raised by the file itself pass through.
     """
     if not Path(config_file).is_file():
         raise UserError(f"There is no configuration file {config_file}.")
@@ -45,29 +45,29 @@ def load_lazy_config(config_file: str, overrides: Sequence[str] = ()) -> DictCon
 
 
 def _add_train_keys(train: DictConfig) -> None:
-    """Add the keys that detectron2's own files lack, as far as this one lacks them."""
+    """Add the keys of this project that are missing, as in detectron2's own files."""
     defaults: dict[str, Any] = {
-        # Decides the random numbers, the order of the data included; at random if negative.
+        # Seed of all random numbers, including the order of the data; negative for a random one.
         "seed": -1,
-        # Keep feature maps channels-last, which most convolutions prefer.
+        # Whether feature maps are channels-last, which is faster for most convolutions.
         "channels_last": False,
-        # What amp.enabled computes in: "float16", on CUDA only, or "bfloat16".
+        # Precision of mixed-precision training: "float16", on CUDA only, or "bfloat16".
         "amp": {"enabled": False, "dtype": "float16"},
-        # At every evaluation in training, so many images go to TensorBoard.
+        # Number of images whose predictions are written to TensorBoard at every evaluation.
         "eval_pictures": 8,
-        # Evaluate a faster copy of the model, see panet.optimize_for_inference.
+        # Evaluation with a faster copy of the model, see panet.optimize_for_inference.
         "eval_optimize": {"enabled": False, "dtype": "float32", "compile": False},
-        # What becomes of heads for other classes, see MODEL.CLASS_TRANSFER of YAML.
+        # Transfer of the heads to other classes, see MODEL.CLASS_TRANSFER in panet/config.py.
         "class_transfer": {"source_dataset": "", "synonyms": []},
     }
     train.merge_with(OmegaConf.merge(defaults, train))
 
 
 def dataset_names(cfg: DictConfig, loader: str) -> list[str]:
-    """The datasets that a loader reads, as far as its ``dataset`` has ``names``.
+    """Return the dataset names of a loader; empty if its ``dataset`` has no ``names``.
 
     Args:
-        cfg: a whole configuration.
+        cfg: the full configuration.
         loader: "train" or "test".
     """
     names = OmegaConf.select(cfg, f"dataloader.{loader}.dataset.names", default=[])
@@ -106,7 +106,7 @@ def _parse(text: str) -> Override:
 
 
 def _check_type(key: str, old: Any, new: Any) -> None:
-    """Refuse a value of another type than is there; a list may take the place of a single one."""
+    """Raise an error for a value of another type; a list may replace a single value."""
     if isinstance(old, DictConfig) and not isinstance(new, Mapping | None):
         raise UserError(f"{key} is {new}; it must be a section or null.")
     expected = {type(value) for value in _scalars(old)}
@@ -122,7 +122,7 @@ def _check_type(key: str, old: Any, new: Any) -> None:
 
 
 def _scalars(value: Any) -> Iterator[Any]:
-    """The numbers, truth values and texts of a value, itself or the items of a list."""
+    """Yield the numbers, booleans and strings of a value or, recursively, of a list."""
     if isinstance(value, list | tuple | ListConfig):
         for item in value:
             yield from _scalars(item)
@@ -131,7 +131,7 @@ def _scalars(value: Any) -> Iterator[Any]:
 
 
 def _items(node: DictConfig | ListConfig) -> Iterator[tuple[Any, Any]]:
-    """Keys or indices and what is there, without references to other places."""
+    """Yield keys or indices with their values, without interpolations."""
     keys: Iterable[Any] = node if isinstance(node, DictConfig) else range(len(node))
     for key in keys:
         if not OmegaConf.is_interpolation(node, key):
